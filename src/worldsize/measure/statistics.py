@@ -1,0 +1,34 @@
+"""Medians with bootstrap intervals. Torch-free; used by every ring that holds samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from worldsize.records import Measured
+
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def measured(samples: Sequence[float], *, seed: int = 0) -> Measured:
+    """Return the samples' median and its percentile-bootstrap interval (95 %, 2000 resamples, fixed seed).
+
+    One sample has no spread to estimate: its interval is the sample itself. Raises ValueError on no samples.
+    Formula: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 13.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("no samples: an interval of nothing is not a number")
+    resamples = np.random.default_rng(seed).choice(values, size=(NUM_RESAMPLES, values.size))
+    return interval(values, np.median(resamples, axis=1), center=float(np.median(values)))
+
+
+def interval(samples: Sequence[float] | np.ndarray, estimates: np.ndarray, *, center: float) -> Measured:
+    """Return `center` with the 95 % percentile interval of bootstrap `estimates`, and the samples it came from."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return Measured(
+        median=center, low=min(float(low), center), high=max(float(high), center), samples=[float(s) for s in samples]
+    )

@@ -1,0 +1,83 @@
+"""Layout arithmetic: the only place where degrees are multiplied and batches divided. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from worldsize.config.schema import ParallelConfig, TrainConfig
+from worldsize.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The degrees of a run; their product is the world size."""
+
+    dp: int = 1
+    fsdp: int = 1
+    tp: int = 1
+    pp: int = 1
+
+    @property
+    def world_size(self) -> int:
+        return self.dp * self.fsdp * self.tp * self.pp
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Groups of ranks that see different samples."""
+        return self.dp * self.fsdp
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def layout_for(parallel: ParallelConfig, world_size: int) -> Layout:
+    """Return the layout of `world_size` devices; an unset `dp` takes what the other degrees leave.
+
+    Raises UserError when the degrees do not multiply to the world size.
+    """
+    others = parallel.fsdp * parallel.tp * parallel.pp
+    dp = parallel.dp if parallel.dp is not None else max(1, world_size // others)
+    layout = Layout(dp=dp, fsdp=parallel.fsdp, tp=parallel.tp, pp=parallel.pp)
+    if layout.world_size != world_size:
+        raise UserError(
+            f"layout dp={dp} × fsdp={layout.fsdp} × tp={layout.tp} × pp={layout.pp} needs {layout.world_size} devices, "
+            f"but the world size is {world_size}. Use --nproc {layout.world_size}, or leave parallel.dp unset and let "
+            f"the other degrees divide {world_size}."
+        )
+    return layout
+
+
+def strategy_name(parallel: ParallelConfig, world_size: int) -> str:
+    """Return the technique that 'auto' stands for: single on one device, ddp on more."""
+    if parallel.strategy != "auto":
+        return parallel.strategy
+    return "single" if world_size == 1 else "ddp"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How one optimizer step's samples are cut up: global_batch = data ranks × accumulation × micro_batch."""
+
+    global_batch: int
+    per_device_batch: int
+    micro_batch: int
+    accumulation: int
+
+
+def batches_for(train: TrainConfig, layout: Layout) -> Batches:
+    """Divide the global batch over the layout's data ranks and into micro batches.
+
+    Raises UserError when it does not divide; the message names the nearest global batches that do.
+    """
+    ranks = layout.num_data_ranks
+    micro_batch = train.micro_batch or max(1, train.global_batch // ranks)
+    unit = ranks * micro_batch
+    if train.global_batch % unit:
+        below = train.global_batch // unit * unit
+        nearest = f"{below} or {below + unit}" if below else f"{unit}"
+        raise UserError(
+            f"train.global_batch={train.global_batch} does not divide into {ranks} data ranks × "
+            f"micro batches of {micro_batch}. Nearest that do: {nearest}; or change train.micro_batch."
+        )
+    per_device = train.global_batch // ranks
+    return Batches(train.global_batch, per_device, micro_batch, per_device // micro_batch)

@@ -1,0 +1,66 @@
+"""What every strategy offers. A strategy carries out one technique and knows nothing of the model but its description."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from worldsize.config.schema import Config
+from worldsize.parallel.layout import Layout
+from worldsize.records import CollectiveCount
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from worldsize.data.batch import Batch
+    from worldsize.measure.clock import StepClock
+    from worldsize.models.cost import ModelDescription
+    from worldsize.train.context import RankContext
+
+
+@dataclass
+class StepOutput:
+    """What one optimizer step leaves behind, still on the device: nothing here forces a synchronisation."""
+
+    loss_sum: Tensor
+    """Sum of the loss over this rank's target tokens, a scalar on the rank's device."""
+    grad_norm: Tensor | None
+    """Norm of the whole gradient before clipping, a scalar on the rank's device; None where it is not computed."""
+
+
+class Strategy(Protocol):
+    """One technique, one file. `legal` and `communication` need no torch and no process group."""
+
+    name: ClassVar[str]
+
+    @staticmethod
+    def legal(config: Config, layout: Layout) -> list[str]:
+        """Return the reasons why this layout cannot run, or none. Asked before anything is launched."""
+        ...
+
+    @staticmethod
+    def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
+        """Return the collectives that one optimizer step issues on one rank, from the model's description alone."""
+        ...
+
+    def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
+        """Make the model, on `context.device`, the distributed and steppable thing. Called on every rank."""
+        ...
+
+    def step(
+        self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
+    ) -> StepOutput:
+        """Forward, backward, gradient exchange, clip and update; marks its phases on `clock`. Called on every rank.
+
+        `exchange=False` leaves the gradient exchange out: it measures what the exchange costs, and the replicas part.
+        """
+        ...
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Return the sum of the loss over one micro batch's target tokens, without gradients."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return model, optimizer and scaler state under names that do not depend on the layout."""
+        ...

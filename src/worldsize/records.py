@@ -1,0 +1,315 @@
+"""What the rings hand to each other and what lies on disk: run records, step rows, results, study results.
+
+Torch-free, so that a laptop reads what a cluster wrote. A run's folder holds `run.json` (RunRecord, written
+first), `steps.rank{R}.jsonl` (a StepRow a line) and `result.json` (RunResult, written last and atomically: its
+presence means that the run finished). A study's folder holds `study.json` (StudyPlan), `runs/` and `results.json`
+(StudyResult). A measured run and a predicted one have the same shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+PHASES = (
+    "data_wait_s",
+    "host_to_device_s",
+    "compute_s",
+    "exposed_communication_s",
+    "bubble_s",
+    "optimizer_s",
+    "other_s",
+)
+"""The phases of a step, in the order in which they are drawn. They sum to the step's wall time (docs/explain/phases.md)."""
+
+
+class Record(BaseModel):
+    """Base of everything on disk: unknown keys are errors, so that a renamed field cannot pass unnoticed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Measured(Record):
+    """A number with its samples: the median, and the ends of its 95 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+    samples: list[float]
+
+
+class Problem(Record):
+    """Something that makes a number unfit or doubtful, found by a named rule (docs/explain has a page a rule)."""
+
+    rule: str = Field(description="short name, e.g. 'unequal-work'")
+    severity: Literal["blocks", "warns"] = Field(
+        description="'blocks': no speedup may be printed; 'warns': printed with the warning"
+    )
+    message: str = Field(
+        description="one or two sentences with the figures: what is wrong, on which rank and step, what to do"
+    )
+
+
+class Origin(Record):
+    """Where a config value came from."""
+
+    value: Any
+    source: str = Field(description="'default', 'preset NAME', 'file PATH', 'override', 'derived' …")
+
+
+class Environment(Record):
+    """The machine and software of one run. What could not be found out is None."""
+
+    hostname: str
+    platform: str
+    python: str
+    torch: str | None = None
+    worldsize: str
+    code_version: str = Field(
+        description="digest of worldsize's own source files, so that unequal code is noticed even outside git"
+    )
+    cpu_name: str | None = None
+    num_cores: int
+    memory_bytes: int
+    device_kind: str = Field(description="'cpu' or 'cuda'")
+    device_names: list[str] = Field(description="one a rank")
+    backend: str | None = Field(None, description="'gloo', 'nccl', or None on one device")
+    threads_per_rank: int
+    pinned_cores: list[list[int]] | None = Field(None, description="per rank, or None when not pinned")
+    num_hosts: int = 1
+
+
+class RunRecord(Record):
+    """run.json: everything known before the first step."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["measured", "predicted"] = "measured"
+    config: dict[str, Any] = Field(description="the resolved config tree")
+    origins: dict[str, Origin] = Field(description="dotted key → value and where it came from")
+    command: list[str]
+    started_at: str = Field(description="ISO 8601, UTC")
+    world_size: int
+    layout: dict[str, int] = Field(description="dp, fsdp, tp, pp")
+    strategy: str
+    num_parameters: int
+    flop_per_token: float = Field(description="model FLOP of forward and backward for one token, causal attention")
+    environment: Environment
+
+
+class StepRow(Record):
+    """One line of steps.rank{R}.jsonl: one optimizer step as one rank saw it."""
+
+    step: int
+    warmup: bool = Field(description="left out of every timing")
+    wall_s: float
+    phases_s: dict[str, float] = Field(description="sums to wall_s")
+    num_samples: int = Field(description="samples that this rank consumed")
+    num_tokens: int = Field(description="target tokens, padding excluded, that this rank consumed")
+    loss_sum: float = Field(description="sum of the loss over those tokens")
+    grad_norm: float | None = Field(None, description="norm of the whole gradient before clipping")
+    learning_rate: float
+    memory_bytes: int | None = Field(None, description="memory in use at the window's end")
+
+
+class CollectiveCount(Record):
+    """The collectives of one kind in one group that one rank issues in one step."""
+
+    kind: str = Field(description="'all_reduce', 'all_gather', 'reduce_scatter', 'send', 'recv', 'broadcast' …")
+    group: str = Field(description="mesh axis or product of axes: 'dp', 'tp' …")
+    group_size: int
+    payload_bytes: int = Field(description="bytes handed to the collectives by one rank in one step")
+
+
+class CommunicationBytes(Record):
+    """Predicted by the strategy from the model's description; observed in traced steps. The two must be equal."""
+
+    predicted: list[CollectiveCount]
+    observed: list[CollectiveCount] | None = Field(description="None when no step was traced")
+
+
+class ExposedCommunication(Record):
+    """Exposed communication of one step, seconds, three ways (docs/explain/exposed-communication.md); mean over ranks."""
+
+    clock_s: Measured = Field(description="from the phases of the timed steps")
+    ablation_s: Measured | None = Field(None, description="steps with exchange minus steps without, interleaved")
+    trace_s: Measured | None = Field(
+        None, description="intervals of communication minus intervals of compute in traced steps"
+    )
+    contention_s: Measured | None = Field(
+        None,
+        description="part of clock_s in which the compute thread was kept off its core while communication was in flight: invisible to the trace",
+    )
+    copies_s: Measured | None = Field(
+        None,
+        description="time in traced steps that gradients are copied into exchange buckets: part of the ablation, compute in the trace",
+    )
+    disagreement: str | None = Field(
+        None, description="a sentence when ablation and trace differ by more than 10 %, with what accounts for it"
+    )
+
+
+class MeasuringCost(Record):
+    """What measuring adds to a step: steps with the clock minus steps without, interleaved."""
+
+    per_step_s: Measured
+    share_of_step: float
+    marks_s: float = Field(description="cost of one step's clock marks, timed alone in a tight loop")
+
+
+class Evaluation(Record):
+    """Loss on held-out text after a step."""
+
+    step: int
+    loss: float
+    num_tokens: int
+
+
+class Checksum(Record):
+    """A digest of all weights, per rank, after a step (0 = before the first)."""
+
+    step: int
+    by_rank: list[str]
+
+
+class RankSummary(Record):
+    """What one rank saw over the timed steps."""
+
+    rank: int
+    step_time_s: float = Field(description="median wall time of its steps")
+    phases_s: dict[str, float] = Field(description="its phases, scaled to that median")
+    num_samples: int
+    num_tokens: int
+    samples_digest: str = Field(description="digest of the (step, sample id) pairs that it consumed")
+    peak_memory_bytes: int
+    matmul_flop_per_s: float | None = Field(
+        None, description="best matmul rate measured on this device in this run's dtype"
+    )
+
+
+class RunResult(Record):
+    """result.json: what a finished run measured. Per-step lists run over all steps, warm-up included."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["measured", "predicted"] = "measured"
+    world_size: int
+    layout: dict[str, int]
+    strategy: str
+    num_steps: int
+    num_warmup_steps: int
+    samples_digest: str = Field(
+        description="digest of the (step, sample id) pairs consumed by all ranks; the order within a step does not matter"
+    )
+    samples_digest_expected: str = Field(description="the same, of the pairs that (seed, step, global batch) prescribe")
+    num_samples: int
+    num_tokens: int
+    losses: list[float] = Field(description="a step's loss: sum over all ranks' target tokens / their count")
+    grad_norms: list[float | None]
+    evaluations: list[Evaluation]
+    checksums: list[Checksum]
+    step_time_s: Measured = Field(description="per timed step the slowest rank's wall time")
+    phases_s: dict[str, float] = Field(description="mean over ranks, sums to step_time_s.median")
+    tokens_per_s: float = Field(description="all devices together: tokens of a step / step_time_s.median")
+    peak_memory_bytes: list[int] = Field(description="per rank")
+    ranks: list[RankSummary]
+    communication_bytes: CommunicationBytes
+    exposed_communication: ExposedCommunication | None = Field(None, description="None at world size 1")
+    model_flop_per_s: float = Field(description="per device: model FLOP of a step / step time / world size")
+    mfu: float | None = Field(
+        None, description="model_flop_per_s / the device's dense peak; None when the peak is not known"
+    )
+    mfu_absent_because: str | None = None
+    mfu_vs_measured_matmul: float | None = None
+    measuring_cost: MeasuringCost | None = None
+    energy_j: float | None = Field(
+        None, description="energy of the timed steps, all devices; None when no counter can be read"
+    )
+    energy_absent_because: str | None = None
+    problems: list[Problem] = Field(default_factory=list)
+    wall_s: float = Field(description="from the first step's start to the last step's end")
+    finished_at: str
+
+
+class StudyPlan(Record):
+    """study.json: the grid, in the order in which it runs."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: list[str]
+    scaling: Literal["strong", "weak"]
+    repeats: int
+    world_sizes: list[int]
+    global_batches: list[int] = Field(
+        description="at the smallest world size; under weak scaling it grows with the world size"
+    )
+    vary: dict[str, list[Any]] = Field(description="config key → values")
+    config: dict[str, Any] = Field(description="the base config")
+
+
+class RunFailure(Record):
+    """A cell's repeat that did not finish."""
+
+    run: str = Field(description="folder, relative to the study")
+    reason: str
+
+
+class CellResult(Record):
+    """All repeats of one point of the grid."""
+
+    name: str = Field(description="short and unique: also the cell's folder")
+    world_size: int
+    global_batch: int
+    vary: dict[str, Any]
+    strategy: str | None = None
+    layout: dict[str, int] | None = None
+    is_baseline: bool
+    baseline: str | None = Field(None, description="name of the cell that it is compared with")
+    runs: list[str] = Field(description="folders of finished repeats, relative to the study")
+    failures: list[RunFailure] = Field(default_factory=list)
+    step_time_s: Measured | None = Field(None, description="samples: one median a repeat")
+    tokens_per_s: Measured | None = None
+    phases_s: dict[str, float] = Field(default_factory=dict)
+    speedup: Measured | None = Field(
+        None, description="T(baseline) / T(cell) for the same work; None when not comparable, see problems"
+    )
+    efficiency: Measured | None = Field(
+        None,
+        description="strong: speedup × baseline devices / devices; weak: tokens per second and device over the baseline's",
+    )
+    overridden: bool = Field(False, description="the speedup is printed although the gate refused it")
+    exposed_communication_share: float | None = Field(None, description="of the step time")
+    exposed_communication: ExposedCommunication | None = None
+    compute_to_communication: float | None = Field(
+        None, description="compute_s / exposed_communication_s; None when nothing is exposed"
+    )
+    peak_memory_bytes: int | None = Field(None, description="of the rank that needs most")
+    mfu: float | None = None
+    mfu_vs_measured_matmul: float | None = None
+    measuring_cost_share: float | None = None
+    final_loss: float | None = None
+    losses: list[float] = Field(default_factory=list, description="of the first finished repeat")
+    problems: list[Problem] = Field(default_factory=list)
+
+
+class Verdict(Record):
+    """The study in words, every figure in them computed from the measurements."""
+
+    headline: str = Field(description="one sentence")
+    why: list[str]
+    next: list[str] = Field(description="what to try, with what it should give")
+    evidence: list[str]
+
+
+class StudyResult(Record):
+    """results.json: the table, the verdict and the problems; every print of a study comes from it."""
+
+    schema_version: int = SCHEMA_VERSION
+    title: str
+    scaling: Literal["strong", "weak"]
+    cells: list[CellResult]
+    verdict: Verdict
+    problems: list[Problem] = Field(default_factory=list)
+    environment: Environment | None = None
+    config: dict[str, Any] = Field(default_factory=dict, description="of the baseline's first run")
+    command: list[str] = Field(default_factory=list)
