@@ -15,7 +15,7 @@ class UserError(ValueError):
     exit_code = 2
 
 
-class RunFailed(UserError):
+class RunError(UserError):
     """A run that began and could not finish (a rank died, the loss was not finite, the disk was full)."""
 
     exit_code = 1

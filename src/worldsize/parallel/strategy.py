@@ -1,4 +1,4 @@
-"""What every strategy offers. A strategy carries out one technique and knows nothing of the model but its description."""
+"""What every strategy offers: one technique, which knows nothing of the model but its description."""
 
 from __future__ import annotations
 
