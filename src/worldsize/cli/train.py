@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from worldsize.cli.arguments import ConfigArguments, JsonOption, NprocOption, PresetOption, check_nproc, split_config
 
 if TYPE_CHECKING:
@@ -36,10 +37,7 @@ def train(
     check_nproc(nproc)
     path, overrides = split_config(config)
     loaded = load(path, overrides, preset)
-    if "RANK" in os.environ:
-        ran = _as_a_rank(loaded, out)
-    else:
-        ran = _here(loaded, nproc, out)
+    ran = _as_a_rank(loaded, out) if "RANK" in os.environ else _here(loaded, nproc, out)
     if os.environ.get("RANK", "0") == "0":
         if not ran:
             print(f"{out} already holds this run, finished: nothing to do.", file=sys.stderr)

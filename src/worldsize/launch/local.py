@@ -1,4 +1,4 @@
-"""Runs a job's ranks as processes of this machine, watches them, and says in one message what went wrong. Torch-free."""
+"""Runs a job's ranks as processes of this machine and says in one message what went wrong. Torch-free."""
 
 from __future__ import annotations
 

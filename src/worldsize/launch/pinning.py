@@ -12,7 +12,7 @@ def cores_of(local_rank: int, threads: int, allowed: list[int]) -> list[int]:
 
 
 def pin(local_rank: int, threads: int) -> list[int] | None:
-    """Pin this process, and every thread it starts later, to its rank's cores; return them, or None elsewhere than Linux.
+    """Pin this process, and every thread it starts later, to its rank's cores; return them, or None off Linux.
 
     Must run before torch is imported, since its threads inherit the mask.
     """

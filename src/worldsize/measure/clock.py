@@ -7,6 +7,7 @@ rule of its own, see `mark_exchange` of each clock and docs/explain/exposed-comm
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -187,7 +188,7 @@ class CudaClock:
 def _times_of(events: list[tuple[str, torch.cuda.Event]]) -> StepTimes:
     """Turn a step's events, in order, into seconds. The device has been synchronised."""
     marks = _Marks()
-    for (_, before), (phase, after) in zip(events, events[1:], strict=False):
+    for (_, before), (phase, after) in itertools.pairwise(events):
         marks.book(phase, before.elapsed_time(after) / 1e3)
     wall_s = events[0][1].elapsed_time(events[-1][1]) / 1e3
     return StepTimes(wall_s, marks.close(wall_s))

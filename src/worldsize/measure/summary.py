@@ -119,13 +119,17 @@ def measuring_cost(
     marks_s: float,
 ) -> MeasuringCost:
     """Return what the clock adds to a step: slowest rank with it minus slowest rank without it, round by round."""
-    differences_s = [max(full) - max(bare) for full, bare in zip(zip(*measured_s), zip(*unmeasured_s), strict=True)]
-    cost = measured(differences_s)
+    with_s, without_s = _slowest(measured_s), _slowest(unmeasured_s)
+    cost = measured([full - bare for full, bare in zip(with_s, without_s, strict=True)])
     return MeasuringCost(per_step_s=cost, share_of_step=cost.median / step_time_s, marks_s=marks_s)
 
 
 def _mean_over_ranks(by_rank: Sequence[Sequence[float]]) -> list[float]:
     return [mean(step) for step in zip(*by_rank, strict=True)]
+
+
+def _slowest(by_rank: Sequence[Sequence[float]]) -> list[float]:
+    return [max(step) for step in zip(*by_rank, strict=True)]
 
 
 def _measured_over_ranks(by_rank: Sequence[Sequence[float]]) -> Measured | None:

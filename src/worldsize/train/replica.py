@@ -10,9 +10,21 @@ from torch import Tensor, nn
 
 from worldsize.config.schema import Config
 from worldsize.data.batch import Batch
-from worldsize.train.loss import Objective
+from worldsize.train.loss import loss_sum
 from worldsize.train.optimizer import adamw, set_learning_rate
 from worldsize.train.precision import Precision
+
+
+class Objective(nn.Module):
+    """A model and its loss as one module, so that compilation and DDP see the whole of forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the loss summed over this micro batch's target tokens."""
+        return loss_sum(self.model(tokens_BT), targets_BT)
 
 
 class Replica:
