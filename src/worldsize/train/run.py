@@ -27,7 +27,7 @@ from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, 
 from worldsize.models import cost
 from worldsize.models.decoder import build
 from worldsize.parallel.layout import batches_for, strategy_name
-from worldsize.parallel.registry import find
+from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
 from worldsize.records import (
     CollectiveCount,
@@ -80,7 +80,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
     model = build(config.model, config.train.seed, context.device)
-    strategy = find(strategy_name(config.parallel, context.world_size))()
+    strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     clock = clock_for(context.device)
     writer = RunWriter(job.out, context.rank)
