@@ -116,6 +116,11 @@ def explain(error: Exception, rank: int, where: Where, loaded: Loaded) -> str:
         return f"{place}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}. " + (
             "Free some space, or give another --out, and run the same command again."
         )
+    if "timed out" in str(error).lower():
+        return (
+            f"{place}: another rank did not answer within device.timeout_s={config.device.timeout_s:g} s (timed out). "
+            "Look for the rank that hangs, or raise device.timeout_s."
+        )
     if isinstance(error, ValueError) and type(error).__module__.startswith("worldsize"):
         return str(error)
     return f"{place}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
