@@ -79,9 +79,9 @@ def steps_are_left_to_time(config: Config) -> str | None:
 
 
 def precision_fits(precision: str, device_kind: str) -> str | None:
-    """Return why a device cannot compute in a precision, or None.
+    """Return why a device cannot compute in a precision, or None. All but tf32 run on CPU and CUDA alike.
 
-    fp32, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by the worker when it is 'auto'.
+    Asked here when the config names the device, and by the worker when it is 'auto'.
     """
     if precision == "tf32" and device_kind == "cpu":
         return "train.precision=tf32 is a mode of NVIDIA's matrix units; on a CPU use fp32 or bf16."
