@@ -30,14 +30,14 @@ _click_error: type[Exception] = typer.BadParameter.mro()[2]
 class LazyGroup(TyperGroup):
     """Lists commands from the table, and imports a command's module when that command is to run."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a stand-in that knows its help: enough for the help page."""
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ARG002
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the real command. Raises UserError with the nearest one when there is none of that name."""
         name = args[0]
         if name not in COMMANDS:

@@ -1,28 +1,23 @@
-"""Names of the strategies (stand-in: replaced by the real registry)."""
+"""The strategies by name. Add one: write its file, then name its class here."""
 
 from __future__ import annotations
 
-from typing import cast
-
-from worldsize.config.schema import Config
-from worldsize.parallel.layout import Layout
+from worldsize.errors import unknown
+from worldsize.parallel.ddp import DistributedDataParallel
+from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
 
-
-class _Single:
-    @staticmethod
-    def legal(config: Config, layout: Layout) -> list[str]:  # noqa: ARG004
-        if layout.world_size == 1:
-            return []
-        return [f"parallel.strategy=single runs on one device, not {layout.world_size}. Use parallel.strategy=ddp."]
+STRATEGIES: tuple[type[Strategy], ...] = (SingleDevice, DistributedDataParallel)
 
 
-class _DDP:
-    @staticmethod
-    def legal(config: Config, layout: Layout) -> list[str]:  # noqa: ARG004
-        return [] if layout.world_size == layout.dp else ["parallel.strategy=ddp has data-parallel ranks only."]
+def names() -> list[str]:
+    """Return the strategies' names, as `parallel.strategy` takes them."""
+    return [strategy.name for strategy in STRATEGIES]
 
 
-def strategies() -> dict[str, type[Strategy]]:
-    """Return strategy name → class."""
-    return cast(dict[str, type[Strategy]], {"single": _Single, "ddp": _DDP})
+def find(name: str) -> type[Strategy]:
+    """Return the strategy of that name. Raises UserError with the nearest name and the whole list."""
+    for strategy in STRATEGIES:
+        if strategy.name == name:
+            return strategy
+    raise unknown("parallel.strategy", name, [*names(), "auto"])
