@@ -10,21 +10,13 @@ import worldsize
 
 NEEDS_TORCH = (
     "worldsize.models.decoder",
+    "worldsize.models.init",
     "worldsize.train.",
     "worldsize.measure.",
-    "worldsize.data.",
-    "worldsize.parallel.",
 )
 """Modules that may import torch at their top, and whole rooms (those that end in a dot)."""
 
-TORCH_FREE = (
-    "worldsize.measure.statistics",
-    "worldsize.measure.intervals",
-    "worldsize.parallel.layout",
-    "worldsize.parallel.strategy",
-    "worldsize.parallel.registry",
-    "worldsize.data.batch",
-)
+TORCH_FREE = ("worldsize.measure.statistics", "worldsize.measure.intervals")
 """Modules of those rooms that must not."""
 
 BLOCK_TORCH = """
@@ -41,7 +33,7 @@ sys.meta_path.insert(0, NoTorch())
 
 def torch_free_modules() -> list[str]:
     names = [module.name for module in pkgutil.walk_packages(worldsize.__path__, "worldsize.")]
-    return [name for name in names if name in TORCH_FREE or not (name + ".").startswith(NEEDS_TORCH)]
+    return [name for name in names if name in TORCH_FREE or not f"{name}.".startswith(NEEDS_TORCH)]
 
 
 def python_without_torch(code: str) -> subprocess.CompletedProcess[str]:

@@ -45,10 +45,10 @@ CASES = [
     ),
     (
         ["data.validation_fraction=0"],
-        ["data.validation_fraction=0", "train.eval_batches=0"],
+        ["data.validation_fraction=0", "train.eval_samples=0"],
         1,
-        "train.eval_batches=4 needs held-out text, but data.validation_fraction=0. "
-        "Use train.eval_batches=0, or data.validation_fraction=0.05.",
+        "train.eval_samples=64 needs held-out text, but data.validation_fraction=0. "
+        "Use train.eval_samples=0, or data.validation_fraction=0.05.",
     ),
     (
         ["parallel.strategy=dpd"],
@@ -108,7 +108,7 @@ def test_the_widths_that_are_proposed_divide(d_model: int, num_heads: int) -> No
     ("overrides", "caution"),
     [
         (["optimizer.warmup_steps=50"], "optimizer.warmup_steps=50 is not less than train.steps=50"),
-        (["train.eval_every_steps=5", "train.eval_batches=0"], "train.eval_every_steps=5 has no effect"),
+        (["train.eval_every_steps=5", "train.eval_samples=0"], "train.eval_every_steps=5 has no effect"),
     ],
 )
 def test_cautions_are_said_and_stop_nothing(overrides: list[str], caution: str) -> None:

@@ -19,6 +19,7 @@ import worldsize
 from worldsize.errors import UserError, unknown
 
 COMMANDS = {
+    "train": "Train one model once and measure every step.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""
