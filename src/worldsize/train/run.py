@@ -137,7 +137,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
 def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
-    hosts_cores_names = context.gather((environment.socket.gethostname(), job.pinned_cores, name))
+    hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
     cores = [list(c) for _, c, _ in hosts_cores_names if c is not None]
     return RunRecord(
         config=config.model_dump(),
