@@ -89,7 +89,9 @@ class TrainConfig(Section):
     eval_every_steps: int | None = Field(
         None, ge=1, description="evaluate on held-out text every so many steps and at the end; unset = only at the end"
     )
-    eval_batches: int = Field(4, ge=0, description="micro batches per rank in one evaluation; 0 = never evaluate")
+    eval_samples: int = Field(
+        64, ge=0, description="held-out samples in one evaluation, spread over the ranks; 0 = never evaluate"
+    )
     checksum_every_steps: int = Field(
         25, ge=1, description="compare a checksum of the weights across replicas every so many steps"
     )

@@ -1,0 +1,44 @@
+"""Arguments that several commands take, and the rule that tells a config file from an override."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worldsize.errors import UserError
+
+ConfigArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="CONFIG|KEY=VALUE",
+        help="A YAML file, then overrides such as model.d_model=256. Both may be left out.",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="Start from a preset; `worldsize config --presets` lists them."),
+]
+NprocOption = Annotated[
+    int, typer.Option("--nproc", metavar="N", help="World size: how many ranks, and so devices, the run has.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+
+
+def split_config(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
+    """Return (config file or None, overrides). The first argument is an override if it has a '=' and is no file."""
+    if not arguments:
+        return None, []
+    first, rest = arguments[0], arguments[1:]
+    if "=" in first and not os.path.isfile(first):
+        return None, [first, *rest]
+    return Path(first), rest
+
+
+def check_nproc(nproc: int) -> None:
+    """Raise UserError unless the world size is at least 1."""
+    if nproc < 1:
+        raise UserError(f"--nproc is {nproc}, but must be at least 1.")

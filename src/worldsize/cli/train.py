@@ -1,0 +1,81 @@
+"""`worldsize train`: one run, on this machine or as one rank under torchrun."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worldsize.cli.arguments import ConfigArguments, JsonOption, NprocOption, PresetOption, check_nproc, split_config
+
+if TYPE_CHECKING:
+    from worldsize.config.load import Loaded
+
+
+def train(
+    config: ConfigArguments = None,
+    preset: PresetOption = None,
+    nproc: NprocOption = 1,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the run.")] = Path("out/run"),
+    json_output: JsonOption = False,
+) -> None:
+    """Train one model once and measure every step.
+
+    \b
+    worldsize train --preset tiny --out out/tiny
+    worldsize train run.yaml train.steps=200 --nproc 2 --out out/two
+    torchrun --nproc-per-node 2 -m worldsize train run.yaml --out out/two
+
+    The folder then holds run.json (what ran), steps.rank*.jsonl (a row a step) and result.json (what was measured,
+    written last). A finished run is never overwritten: the same command does nothing, another config is refused.
+    """
+    from worldsize.config.load import load
+
+    check_nproc(nproc)
+    path, overrides = split_config(config)
+    loaded = load(path, overrides, preset)
+    ran = _as_a_rank(loaded, out) if "RANK" in os.environ else _here(loaded, nproc, out)
+    if os.environ.get("RANK", "0") == "0":
+        if not ran:
+            print(f"{out} already holds this run, finished: nothing to do.", file=sys.stderr)
+        _show(out, json_output)
+
+
+def _here(loaded: Loaded, nproc: int, out: Path) -> bool:
+    from worldsize.launch.local import launch
+    from worldsize.launch.progress import shown
+
+    with shown() as say:
+        return launch(loaded, world_size=nproc, out=out, command=sys.argv, on_progress=say)
+
+
+def _as_a_rank(loaded: Loaded, out: Path) -> bool:
+    """Be the rank that torchrun started."""
+    from worldsize.errors import RunError
+    from worldsize.launch.local import resolved_for
+    from worldsize.launch.progress import PlainLines, silent
+    from worldsize.train.worker import RankFailed, run_rank
+
+    say = PlainLines(sys.stderr) if os.environ["RANK"] == "0" else silent
+    resolved = resolved_for(loaded, int(os.environ["WORLD_SIZE"]), say)
+    try:
+        return run_rank(resolved, out, sys.argv, say, claims_folder=True)
+    except RankFailed as failure:
+        raise RunError(failure.message) from failure
+
+
+def _show(out: Path, json_output: bool) -> None:
+    from worldsize.records import RunRecord, RunResult
+    from worldsize.report.run_text import run_text
+    from worldsize.run_folder import RESULT, RUN
+
+    text = (out / RESULT).read_text(encoding="utf-8")
+    if json_output:
+        print(text, end="")
+        return
+    record = RunRecord.model_validate_json((out / RUN).read_text(encoding="utf-8"))
+    print(run_text(record, RunResult.model_validate_json(text)))
+    print(f"{'folder':<11}{out}")

@@ -1,0 +1,141 @@
+"""From all ranks' steps to the numbers of a run. Torch-free: pure functions of rows and samples.
+
+The slowest rank makes the step time; the phases are the mean over ranks, and sum to the step time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, median
+
+from worldsize.measure.statistics import measured
+from worldsize.records import PHASES, ExposedCommunication, Measured, MeasuringCost, StepRow
+
+AGREEMENT = 0.10
+"""Ablation and trace agree when they differ by no more than this share of the larger."""
+
+NEGLIGIBLE = 0.005
+"""Differences below this share of the step are within what either way can resolve."""
+
+Rows = Mapping[int, Sequence[StepRow]]
+
+
+def timed(rows: Sequence[StepRow]) -> list[StepRow]:
+    """Return the rows that count: all but warm-up."""
+    return [row for row in rows if not row.warmup]
+
+
+def step_times_s(rows_by_rank: Rows) -> list[float]:
+    """Return each timed step's wall time on its slowest rank."""
+    return [max(row.wall_s for row in step) for step in zip(*map(timed, rows_by_rank.values()), strict=True)]
+
+
+def losses(rows_by_rank: Rows) -> list[float]:
+    """Return each step's loss: sum over all ranks' target tokens / their count."""
+    return [
+        sum(row.loss_sum for row in step) / sum(row.num_tokens for row in step)
+        for step in zip(*rows_by_rank.values(), strict=True)
+    ]
+
+
+def rank_phases_s(rows: Sequence[StepRow]) -> dict[str, float]:
+    """Return one rank's phases, which sum to the median of its step times.
+
+    They are taken from the steps between the quartiles of wall time, so that one hiccup does not colour them, and
+    scaled to the median.
+    """
+    ordered = sorted(timed(rows), key=lambda row: row.wall_s)
+    quarter = len(ordered) // 4
+    central = ordered[quarter : len(ordered) - quarter]
+    scale = median(row.wall_s for row in ordered) / sum(row.wall_s for row in central)
+    return {phase: sum(row.phases_s.get(phase, 0.0) for row in central) * scale for phase in PHASES}
+
+
+def phases_s(rows_by_rank: Rows) -> dict[str, float]:
+    """Return the run's phases, which sum to the median step time.
+
+    Mean over ranks; by how much the slowest rank's step exceeds the mean step is added to other_s.
+    """
+    by_rank = [rank_phases_s(rows) for rows in rows_by_rank.values()]
+    phases = {phase: mean(rank[phase] for rank in by_rank) for phase in PHASES}
+    phases["other_s"] += median(step_times_s(rows_by_rank)) - sum(phases.values())
+    return phases
+
+
+def exposed_communication(
+    rows_by_rank: Rows,
+    *,
+    contention_s: Sequence[Sequence[float]],
+    with_exchange_s: Sequence[Sequence[float]],
+    without_exchange_s: Sequence[Sequence[float]],
+    traced_s: Sequence[Sequence[float]],
+    copies_s: Sequence[Sequence[float]],
+) -> ExposedCommunication:
+    """Return exposed communication by clock, ablation and trace; every argument is by rank, then by step or round."""
+    differences_s = [
+        [full - without for full, without in zip(*pair, strict=True)]
+        for pair in zip(with_exchange_s, without_exchange_s, strict=True)
+    ]
+    clock_s = [[row.phases_s["exposed_communication_s"] for row in timed(rows)] for rows in rows_by_rank.values()]
+    step_s = median(step_times_s(rows_by_rank))
+    exposed = ExposedCommunication(
+        clock_s=measured(_mean_over_ranks(clock_s)),
+        ablation_s=_measured_over_ranks(differences_s),
+        trace_s=_measured_over_ranks(traced_s),
+        contention_s=_measured_over_ranks(contention_s),
+        copies_s=_measured_over_ranks(copies_s),
+    )
+    exposed.disagreement = disagreement(exposed, step_s)
+    return exposed
+
+
+def disagreement(exposed: ExposedCommunication, step_time_s: float) -> str | None:
+    """Return None when ablation and trace agree, else a sentence with what accounts for the difference."""
+    if exposed.ablation_s is None or exposed.trace_s is None:
+        return None
+    ablation_s, trace_s = exposed.ablation_s.median, exposed.trace_s.median
+    tolerance_s = max(AGREEMENT * max(ablation_s, trace_s), NEGLIGIBLE * step_time_s)
+    if abs(ablation_s - trace_s) <= tolerance_s:
+        return None
+    contention_s = exposed.contention_s.median if exposed.contention_s else 0.0
+    copies_s = exposed.copies_s.median if exposed.copies_s else 0.0
+    accounted_s = trace_s + contention_s + copies_s
+    spread_s = exposed.ablation_s.high - exposed.ablation_s.low
+    rest_s = ablation_s - accounted_s
+    sentence = (
+        f"ablation {_ms(ablation_s)} and trace {_ms(trace_s)} differ by {_ms(abs(ablation_s - trace_s))}: while "
+        f"communication was in flight its threads kept compute off its core for {_ms(contention_s)}, and copying "
+        f"gradients into buckets took {_ms(copies_s)}, both of which a trace books as compute"
+    )
+    if abs(rest_s) <= max(tolerance_s, spread_s):
+        return f"{sentence}; what remains, {_ms(rest_s)}, is within the measurement's spread of {_ms(spread_s)}."
+    return f"{sentence}; {_ms(rest_s)} remain unexplained: take the larger number, and repeat on a quiet machine."
+
+
+def measuring_cost(
+    measured_s: Sequence[Sequence[float]],
+    unmeasured_s: Sequence[Sequence[float]],
+    step_time_s: float,
+    marks_s: float,
+) -> MeasuringCost:
+    """Return what the clock adds to a step: slowest rank with it minus slowest rank without it, round by round."""
+    with_s, without_s = _slowest(measured_s), _slowest(unmeasured_s)
+    cost = measured([full - bare for full, bare in zip(with_s, without_s, strict=True)])
+    return MeasuringCost(per_step_s=cost, share_of_step=cost.median / step_time_s, marks_s=marks_s)
+
+
+def _mean_over_ranks(by_rank: Sequence[Sequence[float]]) -> list[float]:
+    return [mean(step) for step in zip(*by_rank, strict=True)]
+
+
+def _slowest(by_rank: Sequence[Sequence[float]]) -> list[float]:
+    return [max(step) for step in zip(*by_rank, strict=True)]
+
+
+def _measured_over_ranks(by_rank: Sequence[Sequence[float]]) -> Measured | None:
+    samples = _mean_over_ranks(by_rank)
+    return measured(samples) if samples else None
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"

@@ -1,0 +1,197 @@
+"""What a decoder costs, from its configuration alone: parameters, FLOP, bytes. Torch-free.
+
+Letters: B samples, T positions (the context length), C width of the residual stream, H query heads, G key/value heads,
+D width of a head (C = H·D), F width of the feed-forward layer, V rows of the vocabulary, L blocks.
+
+Every function takes a resolved ModelConfig: `num_kv_heads`, `d_ff` and `vocab_size` are set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from worldsize.config.schema import ModelConfig
+
+FP32_BYTES = 4
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The widths of a resolved model, none of them unset."""
+
+    num_layers: int
+    context_length: int
+    d_model: int
+    num_heads: int
+    num_kv_heads: int
+    d_head: int
+    d_ff: int
+    vocab_size: int
+
+    @property
+    def qkv_sizes(self) -> tuple[int, int, int]:
+        """Output widths of the fused query, key and value projection: H·D, G·D, G·D."""
+        return self.d_model, self.num_kv_heads * self.d_head, self.num_kv_heads * self.d_head
+
+
+def dims_of(model: ModelConfig) -> Dims:
+    """Return the model's widths. Raises ValueError when the config is not resolved or the heads do not divide."""
+    if model.num_kv_heads is None or model.d_ff is None or model.vocab_size is None:
+        raise ValueError("not a resolved model: num_kv_heads, d_ff or vocab_size is unset")
+    if model.d_model % model.num_heads or model.num_heads % model.num_kv_heads:
+        raise ValueError(
+            f"d_model={model.d_model} must be a multiple of num_heads={model.num_heads}, "
+            f"and that a multiple of num_kv_heads={model.num_kv_heads}"
+        )
+    d_head = model.d_model // model.num_heads
+    if model.positions == "rotary" and d_head % 2:
+        raise ValueError(f"rotary positions turn pairs of features: d_model / num_heads = {d_head} must be even")
+    return Dims(
+        num_layers=model.num_layers,
+        context_length=model.context_length,
+        d_model=model.d_model,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        d_head=d_head,
+        d_ff=model.d_ff,
+        vocab_size=model.vocab_size,
+    )
+
+
+def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by its state_dict name, in the module's order; a tied head is no entry."""
+    dims = dims_of(model)
+    width = dims.d_model
+    shapes: dict[str, tuple[int, ...]] = {"token_embedding.weight": (dims.vocab_size, width)}
+    if model.positions == "learned":
+        shapes["position_embedding.weight"] = (dims.context_length, width)
+    for prefix in block_prefixes(model):
+        shapes |= _norm(f"{prefix}.attention_norm", model)
+        shapes |= _linear(f"{prefix}.attention.qkv", width, sum(dims.qkv_sizes), model.bias)
+        shapes |= _linear(f"{prefix}.attention.out", width, width, model.bias)
+        shapes |= _norm(f"{prefix}.feed_forward_norm", model)
+        shapes |= _linear(f"{prefix}.feed_forward.up", width, sum(_up_sizes(model)), model.bias)
+        shapes |= _linear(f"{prefix}.feed_forward.down", dims.d_ff, width, model.bias)
+    shapes |= _norm("final_norm", model)
+    if not model.tied_head:
+        shapes["head.weight"] = (dims.vocab_size, width)
+    return shapes
+
+
+def block_prefixes(model: ModelConfig) -> tuple[str, ...]:
+    """Return the blocks' names in the order in which a sample passes them."""
+    return tuple(f"blocks.{index}" for index in range(model.num_layers))
+
+
+def _up_sizes(model: ModelConfig) -> tuple[int, ...]:
+    """Output widths of the feed-forward layer's first linear: F, or gate and value, F each, fused."""
+    d_ff = dims_of(model).d_ff
+    return (d_ff, d_ff) if model.activation == "swiglu" else (d_ff,)
+
+
+def _linear(name: str, num_in: int, num_out: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (num_out, num_in)}
+    return weight | {f"{name}.bias": (num_out,)} if bias else weight
+
+
+def _norm(name: str, model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (model.d_model,)}
+    return weight | {f"{name}.bias": (model.d_model,)} if model.bias and model.norm == "layernorm" else weight
+
+
+def num_parameters(model: ModelConfig) -> int:
+    """Return the number of parameters, embeddings included, a tied head counted once."""
+    return sum(math.prod(shape) for shape in parameter_shapes(model).values())
+
+
+def forward_flop_per_sample(model: ModelConfig, *, causal: bool) -> float:
+    """Return the matmul FLOP of one sample of `context_length` tokens going forward: 2·m·n·k a product.
+
+    `causal=True` counts only the T(T+1)/2 scores that a causal mask leaves; `causal=False` counts all T². Norms,
+    softmax, activations and lookups are not counted, as is usual (Narayanan et al. 2021, arXiv:2104.04473, appendix).
+    """
+    dims = dims_of(model)
+    length, width = dims.context_length, dims.d_model
+    num_scores = length * (length + 1) / 2 if causal else length**2
+    weights_per_block = width * (sum(dims.qkv_sizes) + width + sum(_up_sizes(model)) + dims.d_ff)
+    linear = 2 * length * (dims.num_layers * weights_per_block + width * dims.vocab_size)
+    attention = dims.num_layers * 2 * (2 * num_scores * width)  # scores = q·k, output = scores·v
+    return float(linear + attention)
+
+
+def flop_per_token(model: ModelConfig, *, causal: bool = True) -> float:
+    """Return the model FLOP of training on one token, averaged over the context: forward plus backward, 3 × forward.
+
+    Each forward product has two in backward (one for the input's gradient, one for the weight's or the other
+    operand's). What a kernel recomputes is not counted.
+    """
+    return 3 * forward_flop_per_sample(model, causal=causal) / model.context_length
+
+
+def activation_bytes(model: ModelConfig, micro_batch: int, *, precision: str = "fp32") -> int:
+    """Return the bytes that one micro batch keeps for its backward, in eager mode, without dropout.
+
+    An approximation for predicting memory. Kept a block and token: both norms' inputs (and, of an RMSNorm, the normed
+    input), every linear's input, the fused query-key-value output (and rotated queries and keys), what the activation
+    function needs. After the blocks: the
+    last norm's and the head's input, and the log-probabilities in fp32. Under 'bf16' and 'fp16' autocast linears and
+    attention keep two-byte copies, also of the weights, while the residual stream and norms stay in fp32.
+    Not counted: norm statistics, token ids, logits and their gradient, which live only around the loss.
+    """
+    dims = dims_of(model)
+    half = precision in ("bf16", "fp16")
+    wide, narrow = FP32_BYTES, BF16_BYTES if half else FP32_BYTES
+    num_tokens = micro_batch * dims.context_length
+    rotated = sum(dims.qkv_sizes[:2]) if model.positions == "rotary" else 0
+    up = 4 * dims.d_ff if model.activation == "swiglu" else 2 * dims.d_ff
+    norm = (2 if model.norm == "rmsnorm" else 1) * dims.d_model * wide
+    block = 2 * norm + (3 * dims.d_model + sum(dims.qkv_sizes) + rotated + up) * narrow
+    end = norm + dims.d_model * narrow + dims.vocab_size * wide
+    matrices = sum(math.prod(shape) for shape in _matmul_shapes(model)) if half else 0
+    return num_tokens * (dims.num_layers * block + end) + matrices * narrow
+
+
+def _matmul_shapes(model: ModelConfig) -> list[tuple[int, ...]]:
+    """Shapes of the weights that enter a matmul: all matrices but the lookups, a tied head included."""
+    shapes = parameter_shapes(model)
+    lookups = (
+        ("position_embedding.weight",) if model.tied_head else ("position_embedding.weight", "token_embedding.weight")
+    )
+    return [shape for name, shape in shapes.items() if len(shape) == 2 and name not in lookups]
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """All that a strategy knows of a model."""
+
+    num_layers: int
+    parameter_shapes: Mapping[str, tuple[int, ...]]
+    """By state_dict name, in the order in which the module registers them."""
+    block_prefixes: tuple[str, ...]
+    """Names of the blocks, in the order in which a sample passes them."""
+    column_parallel: Mapping[str, tuple[int, ...]]
+    """Linears of a block that split by output row: name within the block → widths of the parts fused in its output."""
+    row_parallel: tuple[str, ...]
+    """Linears of a block that split by input column, and so end in a sum over ranks."""
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.parameter_shapes.values())
+
+    def parameter_bytes(self, bytes_per_element: int = FP32_BYTES) -> int:
+        """Return the bytes of all parameters; gradients take as many, AdamW's two moments twice that."""
+        return self.num_parameters * bytes_per_element
+
+
+def describe(model: ModelConfig) -> ModelDescription:
+    """Return what a strategy needs to know of the model."""
+    return ModelDescription(
+        num_layers=model.num_layers,
+        parameter_shapes=parameter_shapes(model),
+        block_prefixes=block_prefixes(model),
+        column_parallel={"attention.qkv": dims_of(model).qkv_sizes, "feed_forward.up": _up_sizes(model)},
+        row_parallel=("attention.out", "feed_forward.down"),
+    )

@@ -1,0 +1,177 @@
+"""A decoder-only transformer: GPT-2's family by default, Llama's shape by configuration.
+
+Letters in names: B samples, T positions, C width of the residual stream, H query heads, G key/value heads (G divides
+H), D width of a head (C = H·D), F width of the feed-forward layer, V rows of the vocabulary.
+
+Parameters, and their shapes (linear weights are (out, in)):
+    token_embedding.weight              (V, C)          also the output head, when tied
+    position_embedding.weight           (T, C)          learned positions only
+    blocks.i.attention_norm.weight      (C)
+    blocks.i.attention.qkv.weight       ((H+2G)·D, C)   queries, keys and values, in this order
+    blocks.i.attention.out.weight       (C, C)
+    blocks.i.feed_forward_norm.weight   (C)
+    blocks.i.feed_forward.up.weight     (F, C)          swiglu: (2F, C), gate first, then value
+    blocks.i.feed_forward.down.weight   (C, F)
+    final_norm.weight                   (C)
+    head.weight                         (V, C)          untied head only
+and a `.bias` beside each linear's and layer norm's weight, the head's excepted, where `bias` is set.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsize.config.schema import ModelConfig
+from worldsize.models.cost import dims_of
+from worldsize.models.init import initialise
+
+
+def build(model: ModelConfig, seed: int, device: torch.device | str) -> Decoder:
+    """Return the decoder on `device`, its weights a pure function of (seed, parameter name)."""
+    with torch.device("meta"):
+        decoder = Decoder(model)
+    decoder.to_empty(device=device)
+    initialise(decoder, seed, model.num_layers)
+    return decoder
+
+
+class Decoder(nn.Module):
+    """Token ids in, next-token logits out. Pre-norm residual blocks; no buffer of any kind."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        dims = dims_of(model)
+        self.context_length = dims.context_length
+        self.d_head = dims.d_head
+        self.rope_theta = model.rope_theta
+        self.dropout = model.dropout
+        self.token_embedding = nn.Embedding(dims.vocab_size, dims.d_model)
+        learned = model.positions == "learned"
+        self.position_embedding = nn.Embedding(dims.context_length, dims.d_model) if learned else None
+        self.blocks = nn.ModuleList(Block(model) for _ in range(dims.num_layers))
+        self.final_norm = make_norm(model)
+        self.head = None if model.tied_head else nn.Linear(dims.d_model, dims.vocab_size, bias=False)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Return logits_BTV. Raises ValueError for more positions than the context holds."""
+        length = tokens_BT.shape[1]
+        if length > self.context_length:
+            raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
+        x_BTC = self.token_embedding(tokens_BT)
+        rotation = None
+        if self.position_embedding is not None:
+            x_BTC = x_BTC + self.position_embedding.weight[:length]
+        else:
+            rotation = rotation_angles(length, self.d_head, self.rope_theta, tokens_BT.device)
+        x_BTC = F.dropout(x_BTC, self.dropout, self.training)
+        for block in self.blocks:
+            x_BTC = block(x_BTC, rotation)
+        x_BTC = self.final_norm(x_BTC)
+        head = self.token_embedding if self.head is None else self.head
+        return F.linear(x_BTC, head.weight)
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each normed on the way in and added to the residual stream."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.dropout = model.dropout
+        self.attention_norm = make_norm(model)
+        self.attention = Attention(model)
+        self.feed_forward_norm = make_norm(model)
+        self.feed_forward = GatedFeedForward(model) if model.activation == "swiglu" else FeedForward(model)
+
+    def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
+        attended_BTC = self.attention(self.attention_norm(x_BTC), rotation)
+        x_BTC = x_BTC + F.dropout(attended_BTC, self.dropout, self.training)
+        fed_BTC = self.feed_forward(self.feed_forward_norm(x_BTC))
+        return x_BTC + F.dropout(fed_BTC, self.dropout, self.training)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; G < H groups of queries share their keys and values (Ainslie et al. 2023)."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        dims = dims_of(model)
+        self.d_head = dims.d_head
+        self.head_counts = [dims.num_heads, dims.num_kv_heads, dims.num_kv_heads]
+        self.dropout = model.dropout
+        self.qkv = nn.Linear(dims.d_model, sum(dims.qkv_sizes), bias=model.bias)
+        self.out = nn.Linear(dims.d_model, dims.d_model, bias=model.bias)
+
+    def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
+        qkv_BTHD = self.qkv(x_BTC).unflatten(-1, (-1, self.d_head))
+        q_BTHD, k_BTGD, v_BTGD = qkv_BTHD.split(self.head_counts, dim=2)
+        if rotation is not None:
+            q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
+        out_BHTD = F.scaled_dot_product_attention(
+            q_BTHD.transpose(1, 2),
+            k_BTGD.transpose(1, 2),
+            v_BTGD.transpose(1, 2),
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=True,
+            enable_gqa=self.head_counts[0] != self.head_counts[1],
+        )
+        out_BTC: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))
+        return out_BTC
+
+
+class FeedForward(nn.Module):
+    """Two linears with GELU (tanh form, as in GPT-2) between."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        dims = dims_of(model)
+        self.up = nn.Linear(dims.d_model, dims.d_ff, bias=model.bias)
+        self.down = nn.Linear(dims.d_ff, dims.d_model, bias=model.bias)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        out_BTC: Tensor = self.down(F.gelu(self.up(x_BTC), approximate="tanh"))
+        return out_BTC
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): the value is gated by SiLU before it is projected down."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        dims = dims_of(model)
+        self.up = nn.Linear(dims.d_model, 2 * dims.d_ff, bias=model.bias)
+        self.down = nn.Linear(dims.d_ff, dims.d_model, bias=model.bias)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        gate_BTF, value_BTF = self.up(x_BTC).chunk(2, dim=-1)
+        out_BTC: Tensor = self.down(F.silu(gate_BTF) * value_BTF)
+        return out_BTC
+
+
+def make_norm(model: ModelConfig) -> nn.Module:
+    if model.norm == "rmsnorm":
+        return nn.RMSNorm(model.d_model, eps=model.norm_eps)
+    return nn.LayerNorm(model.d_model, eps=model.norm_eps, bias=model.bias)
+
+
+Rotation = tuple[Tensor, Tensor]
+"""cos_TD and sin_TD of the rotary angles, in fp32."""
+
+
+def rotation_angles(length: int, d_head: int, theta: float, device: torch.device) -> Rotation:
+    """Return cos_TD and sin_TD of the angle by which each pair of a head's features turns at each position.
+
+    Pair i of D/2 turns by t·theta^(-2i/D) at position t (Su et al. 2021); feature i is paired with i + D/2.
+    """
+    exponents = torch.arange(0, d_head, 2, device=device, dtype=torch.float32) / d_head
+    angles_TP = torch.outer(torch.arange(length, device=device, dtype=torch.float32), theta**-exponents)
+    angles_TD = torch.cat((angles_TP, angles_TP), dim=-1)
+    return angles_TD.cos(), angles_TD.sin()
+
+
+def rotate(x_BTHD: Tensor, rotation: Rotation) -> Tensor:
+    """Return the features turned by their position's angles, in x's own dtype."""
+    cos_T1D, sin_T1D = (table.to(x_BTHD.dtype).unsqueeze(1) for table in rotation)
+    first, second = x_BTHD.chunk(2, dim=-1)
+    return x_BTHD * cos_T1D + torch.cat((-second, first), dim=-1) * sin_T1D

@@ -1,0 +1,96 @@
+"""Data parallelism by DistributedDataParallel: gradient buckets are all-reduced while backward still runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from worldsize.config.schema import Config
+from worldsize.parallel.layout import Layout
+from worldsize.parallel.strategy import StepOutput
+from worldsize.records import CollectiveCount
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+    from torch import Tensor, nn
+
+    from worldsize.data.batch import Batch
+    from worldsize.measure.clock import StepClock
+    from worldsize.models.cost import ModelDescription
+    from worldsize.train.context import RankContext
+
+GRADIENT_BYTES = 4
+"""Gradients are exchanged in the weights' dtype, fp32."""
+
+
+class DistributedDataParallel:
+    """Every rank holds the whole model and sees its share of the samples."""
+
+    name: ClassVar[str] = "ddp"
+
+    @staticmethod
+    def legal(config: Config, layout: Layout) -> list[str]:
+        axes = {"fsdp": layout.fsdp, "tp": layout.tp, "pp": layout.pp}
+        reasons = [f"strategy 'ddp' spreads by dp alone, but parallel.{axis}={n}" for axis, n in axes.items() if n > 1]
+        if layout.world_size == 1:
+            reasons.append("strategy 'ddp' needs at least 2 devices; use parallel.strategy=single or --nproc 2")
+        return reasons
+
+    @staticmethod
+    def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
+        num_parameters = sum(math.prod(shape) for shape in model.parameter_shapes.values())
+        payload_bytes = num_parameters * GRADIENT_BYTES
+        return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=payload_bytes)]
+
+    def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
+        from torch.nn.parallel import DistributedDataParallel as TorchDDP
+
+        from worldsize.train.replica import Replica
+
+        self.replica = Replica(model, config, context.device)
+        self._clock: StepClock | None = None
+        # init_sync=False: every rank already made the same weights, and a broadcast would hide it if they had not.
+        self.ddp = TorchDDP(
+            self.replica.objective,
+            device_ids=[context.device] if context.device.type == "cuda" else None,
+            bucket_cap_mb=config.parallel.bucket_mib,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            init_sync=False,
+        )
+        # A lambda, since DDP reads a hook's annotations and does not take them as strings.
+        self.ddp.register_comm_hook(None, lambda state, bucket: self._all_reduce_sum(bucket))
+        self.replica.objective = self.ddp
+
+    def _all_reduce_sum(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """Sum a bucket over the ranks. The loss is already divided by the global token count, so no division here."""
+        import torch.distributed as dist
+
+        if self._clock is not None:
+            self._clock.communication_started()
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda future: future.value()[0])
+
+    def step(
+        self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
+    ) -> StepOutput:
+        self._clock = clock
+        last = len(micro_batches) - 1
+        with self.ddp.no_sync():
+            without_exchange = micro_batches if not exchange else micro_batches[:last]
+            loss_sum = self.replica.forward_backward(without_exchange)
+        if exchange:
+            loss_sum = loss_sum + self.replica.forward_backward(micro_batches[last:])
+        clock.mark_exchange()
+        grad_norm = self.replica.update(learning_rate)
+        clock.mark("optimizer_s")
+        return StepOutput(loss_sum, grad_norm)
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        return self.replica.evaluate(batch)
+
+    def state(self) -> dict[str, Any]:
+        return self.replica.state()

@@ -1,0 +1,13 @@
+"""The strategies by name. To add one: write its file, then name its class here."""
+
+from __future__ import annotations
+
+from worldsize.parallel.ddp import DistributedDataParallel
+from worldsize.parallel.single import SingleDevice
+from worldsize.parallel.strategy import Strategy
+
+
+def strategies() -> dict[str, type[Strategy]]:
+    """Return every strategy under the name that `parallel.strategy` takes."""
+    known: tuple[type[Strategy], ...] = (SingleDevice, DistributedDataParallel)
+    return {strategy.name: strategy for strategy in known}

@@ -1,0 +1,98 @@
+"""One rank's place in the run: passed to everything that needs it, never a module-level global."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from worldsize.config.schema import DeviceConfig
+from worldsize.errors import UserError
+from worldsize.parallel.layout import Layout
+
+
+@dataclass(frozen=True)
+class RankContext:
+    """Who this process is, and on what device it computes."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    layout: Layout
+
+    @property
+    def is_main(self) -> bool:
+        """True on rank 0, which writes the run's shared files and talks to people."""
+        return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of the global batch is this rank's."""
+        return self.rank
+
+    def barrier(self) -> None:
+        """Wait for all ranks. Called on every rank, never inside a timed step."""
+        if self.world_size > 1:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's picklable `value`, in rank order, on every rank. Synchronises."""
+        if self.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+
+def pick_device(device: DeviceConfig, local_rank: int) -> torch.device:
+    """Return this rank's own device. Raises UserError when the config asks for one that is not there."""
+    if device.kind == "cpu" or (device.kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "device.kind=cuda, but torch sees no CUDA device here. Use device.kind=cpu, or check the driver."
+        )
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} has no GPU: this host has {torch.cuda.device_count()}. "
+            f"Use --nproc {torch.cuda.device_count()} or fewer."
+        )
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def joined(device_config: DeviceConfig, layout: Layout) -> Iterator[RankContext]:
+    """Join the process group that RANK, WORLD_SIZE and MASTER_ADDR describe, and leave it at the end.
+
+    One device needs no group. A rendezvous host that does not resolve is an error, never a fallback to localhost.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    device = pick_device(device_config, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    context = RankContext(rank, world_size, local_rank, device, layout)
+    if world_size == 1:
+        yield context
+        return
+    dist.init_process_group(
+        backend_for(device),
+        timeout=timedelta(seconds=device_config.timeout_s),
+        device_id=device if device.type == "cuda" else None,
+    )
+    try:
+        yield context
+    finally:
+        dist.destroy_process_group()
+
+
+def backend_for(device: torch.device) -> str:
+    """Return the collectives' library for a device."""
+    return "nccl" if device.type == "cuda" else "gloo"

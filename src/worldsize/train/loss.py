@@ -1,0 +1,17 @@
+"""The training loss as a sum, so that batches of any sizes add up to one normalisation."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsize.data.batch import IGNORED_TARGET
+
+
+def loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+    """Return the cross entropy summed over all targets that are not IGNORED_TARGET: an fp32 scalar, in nats.
+
+    Dividing by the global count of target tokens is the caller's part.
+    """
+    logits_NV = logits_BTV.flatten(0, 1).float()
+    return F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORED_TARGET, reduction="sum")

@@ -1,0 +1,78 @@
+"""Extra steps after training that say what the exchange costs and what the clock costs, interleaved with plain ones.
+
+They run at learning rate 0, so they do all the work of a step and leave the weights as they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from worldsize.measure.clock import NullClock, StepClock
+from worldsize.parallel.strategy import Strategy
+from worldsize.train.context import RankContext
+from worldsize.train.feed import Feed
+
+FULL, UNMEASURED, WITHOUT_EXCHANGE = "full", "unmeasured", "without_exchange"
+
+
+def one_step(
+    strategy: Strategy, feed: Feed, step: int, device: torch.device, clock: StepClock, *, exchange: bool = True
+) -> None:
+    """Run one whole step at learning rate 0, with the same marks as the training loop."""
+    clock.start()
+    share = feed.share(step)
+    clock.mark("data_wait_s")
+    if device.type != "cpu":
+        share = share.to(device)
+        clock.mark("host_to_device_s")
+    strategy.step(share.micro_batches, 0.0, clock, exchange=exchange)
+    clock.stop()
+
+
+def probe(
+    strategy: Strategy,
+    feed: Feed,
+    clock: StepClock,
+    context: RankContext,
+    *,
+    first_step: int,
+    num_rounds: int,
+    on_round: Callable[[int], None],
+) -> dict[str, list[float]]:
+    """Time each variant once a round, its place in the round moving on; return seconds by variant, one a round.
+
+    All ranks start a step together (a barrier outside the timed part), since without an exchange nothing else keeps
+    them in step. Called on every rank; synchronises the device at both ends of each step.
+    """
+    variants: dict[str, Callable[[int], None]] = {
+        FULL: lambda step: one_step(strategy, feed, step, context.device, clock),
+        UNMEASURED: lambda step: one_step(strategy, feed, step, context.device, NullClock()),
+    }
+    if context.world_size > 1:
+        variants[WITHOUT_EXCHANGE] = lambda step: one_step(strategy, feed, step, context.device, clock, exchange=False)
+    order = list(variants)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    step = first_step
+    for round_index in range(num_rounds):
+        on_round(round_index)
+        turn = round_index % len(order)
+        for name in order[turn:] + order[:turn]:
+            seconds[name].append(_timed_s(variants[name], step, context))
+            step += 1
+        clock.window()
+    return seconds
+
+
+def _timed_s(run: Callable[[int], None], step: int, context: RankContext) -> float:
+    on_cuda = context.device.type == "cuda"
+    context.barrier()
+    if on_cuda:
+        torch.cuda.synchronize(context.device)
+    began_s = time.perf_counter()
+    run(step)
+    if on_cuda:
+        torch.cuda.synchronize(context.device)
+    return time.perf_counter() - began_s

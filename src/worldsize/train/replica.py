@@ -1,0 +1,81 @@
+"""A whole model with its optimizer on one rank: what the data-parallel strategies have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldsize.config.schema import Config
+from worldsize.data.batch import Batch
+from worldsize.train.loss import loss_sum
+from worldsize.train.optimizer import adamw, set_learning_rate
+from worldsize.train.precision import Precision
+
+
+class Objective(nn.Module):
+    """A model and its loss as one module, so that compilation and DDP see the whole of forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the loss summed over this micro batch's target tokens."""
+        return loss_sum(self.model(tokens_BT), targets_BT)
+
+
+class Replica:
+    """Runs forward, backward and update; knows nothing of other ranks."""
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.precision = Precision(config.train.precision, device)
+        self.grad_clip_norm = config.train.grad_clip_norm
+        self.optimizer = adamw(model, config.optimizer)
+        self._plain_objective = Objective(model)
+        self.objective: nn.Module = self._plain_objective
+        if config.train.compile:
+            # Compiled in place, so that parameter names and DDP's view of the module stay as they are.
+            self._plain_objective.compile(dynamic=False)
+
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> Tensor:
+        """Add the micro batches' gradients; return their summed loss, a scalar on the device, unsynchronised."""
+        total = torch.zeros((), device=self.device)
+        for batch in micro_batches:
+            with self.precision.autocast():
+                loss_sum = self.objective(batch.tokens_BT, batch.targets_BT)
+            self.precision.scaler.scale(loss_sum / batch.global_target_tokens).backward()
+            total += loss_sum.detach()
+        return total
+
+    def update(self, learning_rate: float) -> Tensor | None:
+        """Clip, step, clear the gradients; return the gradient's norm before clipping, or None without clipping."""
+        set_learning_rate(self.optimizer, learning_rate)
+        grad_norm = None
+        if self.grad_clip_norm is not None:
+            self.precision.scaler.unscale_(self.optimizer)
+            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip_norm)
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return grad_norm
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Tensor:
+        """Return the loss summed over one micro batch, without gradients or dropout, a scalar on the device."""
+        self.model.eval()
+        with self.precision.autocast():
+            loss_sum = Objective.forward(self._plain_objective, batch.tokens_BT, batch.targets_BT)
+        self.model.train()
+        return loss_sum
+
+    def state(self) -> dict[str, Any]:
+        """Return weights, optimizer and scaler state by parameter name."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        weights, optimizer = get_state_dict(self.model, self.optimizer)
+        return {"model": weights, "optimizer": optimizer, "scaler": self.precision.scaler.state_dict()}
