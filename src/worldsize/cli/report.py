@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worldsize.cli.arguments import JsonOption
 from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def report(
     override: Annotated[
         bool, typer.Option("--override", help="Print refused speedups all the same, visibly marked.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Explain what was measured: verdict, why, what to try next, evidence, method, environment.
 
@@ -45,7 +46,7 @@ def report(
     result, folder = results(paths, override)
     if title is not None:
         result = result.model_copy(update={"title": title})
-    if as_json:
+    if json_:
         sys.stdout.write(result.model_dump_json(indent=2) + "\n")
         return
     text = rendered(result, folder, format_)
