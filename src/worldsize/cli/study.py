@@ -5,90 +5,70 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worldsize.cli.arguments import ConfigArguments, JsonOption, PresetOption, split_config
 from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from worldsize.config.load import Loaded
     from worldsize.config.schema import Config
     from worldsize.records import StudyPlan, StudyResult
     from worldsize.study.grid import Cell
 
 
 def study(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and dotted overrides such as model.d_model=256."
-        ),
-    ] = None,
+    config: ConfigArguments = None,
+    preset: PresetOption = None,
     nproc: Annotated[
         str | None,
-        typer.Option(
-            metavar="1,2,4", help="World sizes. Default: powers of two up to the number of devices (CPU: cores)."
-        ),
+        typer.Option(metavar="1,2,4", help="World sizes. Default: powers of two up to the number of cores, or GPUs."),
     ] = None,
     global_batch: Annotated[
         str | None,
-        typer.Option(
-            metavar="64,128", help="Global batches (weak scaling: at the smallest world size). Default: the config's."
-        ),
+        typer.Option(metavar="64,128", help="Global batches, at the smallest world size. Default: the config's."),
     ] = None,
     vary: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=V1,V2", help="One more axis of the grid; may be given several times."),
+        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One more axis of the grid; may be given repeatedly.")
     ] = None,
     scaling: Annotated[
-        str, typer.Option(help="strong: the global batch stays the same. weak: the per-device batch stays the same.")
+        str, typer.Option(metavar="strong|weak", help="What stays the same: the global batch, or the per-device batch.")
     ] = "strong",
-    repeats: Annotated[int, typer.Option(min=1, help="Runs of each cell, in interleaved rounds.")] = 3,
-    preset: Annotated[str | None, typer.Option(help="A named config to start from, e.g. tiny.")] = None,
+    repeats: Annotated[int, typer.Option(metavar="R", min=1, help="Runs of each cell, in interleaved rounds.")] = 3,
     out: Annotated[
-        Path | None, typer.Option(help="The study's folder. Default: out/NAME of the config or preset.")
+        Path | None, typer.Option(metavar="DIR", help="Folder. Default: out/NAME, by the config's or preset's name.")
     ] = None,
     override: Annotated[
         bool, typer.Option("--override", help="Print speedups that the same-work gate refuses, with a mark.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and show the grid; run nothing, write nothing.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result's JSON twin and nothing else on standard output.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the grid; run and write nothing.")] = False,
+    json_output: JsonOption = False,
 ) -> None:
-    """Train at several world sizes and say which speedup each added device brings, and why not more.
+    """Train at several world sizes and say what each added device brings.
 
-    Every cell of the grid runs several times, in rounds, so that drift hits all alike. Speedups are given only for the same
-    work: the same samples, model, precision, optimizer and code. The folder keeps every run; the same command goes on where
-    it stopped, tries failed runs again, and may add world sizes, batches or repeats.
+    \b
+    worldsize study --preset tiny --nproc 1,2
+    worldsize study run.yaml --nproc 1,2,4 --global-batch 64,128 --out out/batches
+    worldsize study run.yaml --nproc 1,2 --vary model.num_layers=2,4 --repeats 5
+    worldsize study run.yaml model.d_model=256 --scaling weak --dry-run
 
-    Examples:
-
-      worldsize study config.yaml --nproc 1,2
-
-      worldsize study --preset tiny --nproc 1,2,4 --global-batch 64,128 --out out/tiny
-
-      worldsize study config.yaml --nproc 1,2 --vary model.num_layers=2,4 --repeats 5
-
-      worldsize study config.yaml model.d_model=256 --scaling weak --dry-run
+    Every cell of the grid runs several times, in rounds, so that drift hits all alike. A speedup is given only for the
+    same work: the same samples, model, precision, optimizer and code. The folder keeps every run and report.html. The
+    same command goes on where it stopped and tries failed runs again; it may add world sizes, batches or repeats.
     """
-    from rich.console import Console
-
     from worldsize.config.load import load
     from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_vary
     from worldsize.study.runner import base_plan
 
-    path, overrides = split_arguments(arguments or [])
+    path, overrides = split_config(config)
     if scaling not in ("strong", "weak"):
         raise unknown("scaling mode", scaling, ("strong", "weak"))
-    config = load(path, overrides, preset).config
+    base = load(path, overrides, preset).config
     plan = base_plan(
-        config,
-        world_sizes=parse_counts(nproc, "--nproc") if nproc else default_world_sizes(config),
+        base,
+        world_sizes=parse_counts(nproc, "--nproc") if nproc else default_world_sizes(base),
         global_batches=parse_counts(global_batch, "--global-batch") if global_batch else None,
         vary=parse_vary(vary or []),
         scaling="weak" if scaling == "weak" else "strong",
@@ -99,23 +79,12 @@ def study(
     loaded = load_cells(cells, path, overrides, preset)
     folder = out or Path("out") / (path.stem if path else preset or "study")
     if dry_run:
-        _show_grid(plan, cells, folder, as_json)
+        _show_grid(plan, cells, folder, json_output)
         return
-    result = _run(plan, cells, loaded, folder, Console(stderr=True), override)
-    _show_result(result, folder, as_json)
+    result = _run(plan, cells, loaded, folder, override)
+    _show_result(result, folder, json_output)
     if any(cell.failures for cell in result.cells):
         raise typer.Exit(1)
-
-
-def split_arguments(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Split [CONFIG] [KEY=VALUE]...: the first word is the config unless it is an override. Raises UserError."""
-    first_is_path = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).is_file())
-    path = Path(arguments[0]) if first_is_path else None
-    overrides = arguments[1:] if first_is_path else arguments
-    for word in overrides:
-        if "=" not in word:
-            raise UserError(f"{word!r} is no override. Type KEY=VALUE, e.g. model.d_model=256; options begin with --.")
-    return path, overrides
 
 
 def default_world_sizes(config: Config) -> list[int]:
@@ -127,19 +96,21 @@ def default_world_sizes(config: Config) -> list[int]:
     return [2**power for power in range(num_devices.bit_length())]
 
 
-def _run(
-    plan: StudyPlan, cells: list[Cell], loaded: dict[str, Any], folder: Path, console: Console, override: bool
-) -> StudyResult:
+def _run(plan: StudyPlan, cells: list[Cell], loaded: dict[str, Loaded], folder: Path, override: bool) -> StudyResult:
+    from rich.console import Console
+
+    from worldsize.launch.local import launch
     from worldsize.study.live import Display
     from worldsize.study.runner import run_study
 
-    return run_study(plan, cells, loaded, folder, display=Display(console), override=override)
+    display = Display(Console(stderr=True))
+    return run_study(plan, cells, loaded, folder, display=display, launch=launch, override=override)
 
 
-def _show_grid(plan: StudyPlan, cells: list[Cell], folder: Path, as_json: bool) -> None:
+def _show_grid(plan: StudyPlan, cells: list[Cell], folder: Path, json_output: bool) -> None:
     from worldsize.study.grid import order_of
 
-    if as_json:
+    if json_output:
         typer.echo(plan.model_dump_json(indent=1))
         return
     typer.echo(f"{len(cells)} cells × {plan.repeats} repeats, {plan.scaling} scaling, into {folder}:")
@@ -151,8 +122,8 @@ def _show_grid(plan: StudyPlan, cells: list[Cell], folder: Path, as_json: bool) 
         typer.echo(f"round {repeat}: {', '.join(p.cell.name for p in rounds if p.repeat == repeat)}")
 
 
-def _show_result(result: StudyResult, folder: Path, as_json: bool) -> None:
-    if as_json:
+def _show_result(result: StudyResult, folder: Path, json_output: bool) -> None:
+    if json_output:
         typer.echo(result.model_dump_json(indent=1))
         return
     from rich.console import Console

@@ -136,8 +136,8 @@ def out_of_lock_step(context: Context) -> list[Problem]:
         fast, slow = times_s.index(min(times_s)), times_s.index(max(times_s))
         return (
             f"ranks in lock-step cannot differ in step time, but rank {slow} shows {times_s[slow] * 1e3:.1f} ms "
-            f"and rank {fast} {times_s[fast] * 1e3:.1f} ms ({percent(gap)} apart): they do not wait for each other, or a "
-            f"clock is wrong"
+            f"and rank {fast} {times_s[fast] * 1e3:.1f} ms ({percent(gap)} apart): they do not wait for each "
+            f"other, or a clock is wrong"
         )
 
     return in_runs("out-of-lock-step", "warns", context.cell.runs, find)

@@ -48,8 +48,8 @@ def slow_ranks(cell: MeasuredCell) -> list[str]:
         sentences.append(
             f"rank {rank} computes {percent(longer.median - 1)} longer than the others "
             f"({_ms(ours)} against {_ms(theirs)} a step, 95 % interval {percent(longer.low - 1)} to "
-            f"{percent(longer.high - 1)}); they wait. Look for another program on its cores, a slower or hotter device, "
-            f"or more work on that rank"
+            f"{percent(longer.high - 1)}); they wait. Look for another program on its cores, a slower or hotter "
+            f"device, or more work on that rank"
         )
     return sentences
 

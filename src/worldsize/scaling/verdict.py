@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from worldsize.records import CellResult, Measured, Verdict
 from worldsize.scaling.evidence import about_measuring, evidence, warnings
-from worldsize.scaling.what_if import WORTH, Pair, suggestions
+from worldsize.scaling.suggestions import WORTH, Pair, suggestions
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling

@@ -9,7 +9,8 @@ from typing import Any
 
 from worldsize.errors import UserError
 from worldsize.records import RunFailure, StudyPlan
-from worldsize.study.files import Run, is_finished, read_failure, read_run
+from worldsize.run_folder import flatten, is_finished
+from worldsize.study.files import Run, read_failure, read_run
 from worldsize.study.grid import Scaling, cell_name, cells_of, run_folder
 
 NOT_WORK = ("track.", "data.cache_dir", "data.num_workers", "device.kind", "device.timeout_s", "measure.")
@@ -99,11 +100,7 @@ def of_runs(runs: Sequence[Run], scaling: Scaling | None = None) -> tuple[list[M
 
 def _work_keys(run: Run) -> dict[str, Any]:
     """Flatten what the user chose; values derived from others (micro batch, strategy 'auto') follow the layout."""
-    keys = {
-        f"{section}.{field}": value
-        for section, fields in run.config.model_dump().items()
-        for field, value in fields.items()
-    }
+    keys = flatten(run.config.model_dump())
     derived = {key for key, origin in run.record.origins.items() if origin.source == "derived"}
     derived |= {"train.global_batch", "parallel.dp"}
     return {key: value for key, value in keys.items() if key not in derived and not key.startswith(NOT_WORK)}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from worldsize.records import Problem
+from worldsize.run_folder import flatten
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
 
@@ -67,17 +68,12 @@ def _config_differs(*keys: str) -> Find:
     """Make a check that the given keys (or, ending in a dot, whole sections) of both resolved configs are equal."""
 
     def find(run: Run, reference: Run, _: Scaling) -> str | None:
-        ours, theirs = _flat(run), _flat(reference)
+        ours, theirs = (flatten(each.config.model_dump()) for each in (run, reference))
         differing = [key for key in ours if key.startswith(keys) and ours[key] != theirs[key]]
         sentences = [f"{key} is {ours[key]}, the baseline's is {theirs[key]}" for key in differing]
         return "; ".join(sentences) or None
 
     return find
-
-
-def _flat(run: Run) -> dict[str, Any]:
-    sections = run.config.model_dump()
-    return {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
 
 
 def _global_batch(run: Run, reference: Run, scaling: Scaling) -> str | None:

@@ -1,8 +1,7 @@
-"""Reading and writing the files of runs and studies. Whatever is wrong with a file is a UserError that says where."""
+"""Reading the files of runs and studies. Whatever is wrong with a file is a UserError that says where."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from worldsize.config.schema import Config
 from worldsize.errors import UserError
 from worldsize.records import SCHEMA_VERSION, Measured, RunFailure, RunRecord, RunResult, StepRow, StudyPlan
+from worldsize.run_folder import is_finished
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
@@ -37,11 +37,6 @@ class Run:
     def step_times_s(self) -> list[float]:
         """The slowest rank's wall time, one a timed step."""
         return self.result.step_time_s.samples
-
-
-def is_finished(folder: Path) -> bool:
-    """Tell whether a run finished: its result is written last."""
-    return (folder / "result.json").is_file()
 
 
 def read_run(folder: Path) -> Run:
@@ -180,14 +175,3 @@ def _version_hint(text: str) -> str:
     if version == SCHEMA_VERSION:
         return ""
     return f". Its schema_version is {version!r}; this worldsize reads {SCHEMA_VERSION}"
-
-
-def write_record(path: Path, record: BaseModel) -> None:
-    """Write a record as JSON, atomically: a reader sees the old file or the new one, never half of it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from worldsize.config.schema import Config
 from worldsize.errors import RunError, UserError
 from worldsize.records import Record, RunFailure, RunRecord, StudyPlan, StudyResult
+from worldsize.run_folder import LOCK, clear_unfinished, flatten, is_finished, locked, write_atomically, write_record
 from worldsize.study.cells import NOT_WORK
-from worldsize.study.files import is_finished, read_plan, read_record, write_record
+from worldsize.study.files import read_plan, read_record
 from worldsize.study.grid import Cell, Planned, order_of
 from worldsize.study.results import analyse
 
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded
-    from worldsize.launch.progress import Progress
     from worldsize.study.live import Display
 
-Launch = Callable[..., None]
+Launch = Callable[..., object]
 """`worldsize.launch.local.launch`, or what stands in for it in a test."""
 
 
@@ -37,18 +35,10 @@ class RunTiming(Record):
     outcome: Literal["finished", "failed", "stopped"]
 
 
-class Stopped(RunError):
+class StoppedError(RunError):
     """Ctrl-C: what is finished is kept."""
 
     exit_code = 130
-
-
-class Watcher(Protocol):
-    """Who is told how the study goes on (study/live.py)."""
-
-    def started(self, planned: Planned) -> None: ...
-    def progressed(self, progress: Progress) -> None: ...
-    def ended(self, planned: Planned, timing: RunTiming, reason: str | None) -> None: ...
 
 
 def run_study(
@@ -58,19 +48,30 @@ def run_study(
     out: Path,
     *,
     display: Display,
-    launch: Launch | None = None,
+    launch: Launch,
     override: bool = False,
 ) -> StudyResult:
     """Run what is not finished yet, then write results.json and report.html and return the result.
 
-    Raises UserError when the folder holds something else or is in use, Stopped on Ctrl-C. A run that fails does not
-    raise: it is recorded, and the rest goes on.
+    Raises UserError when the folder holds something else or is in use, StoppedError on Ctrl-C, RunError when the disk
+    refuses. A run that fails does not raise: it is recorded, and the rest goes on.
     """
-    if launch is None:
-        from worldsize.launch.local import launch as launch_here
+    try:
+        return _run_locked(plan, cells, loaded, out, display, launch, override)
+    except OSError as error:
+        raise RunError(f"cannot write into {out}: {error.strerror or error}. What is finished is kept.") from error
 
-        launch = launch_here
-    with locked(out):
+
+def _run_locked(
+    plan: StudyPlan,
+    cells: Sequence[Cell],
+    loaded: Mapping[str, Loaded],
+    out: Path,
+    display: Display,
+    launch: Launch,
+    override: bool,
+) -> StudyResult:
+    with locked(out, "study"):
         order = order_of(cells, plan.repeats)
         refuse_other_study(out, plan)
         todo = [
@@ -91,27 +92,8 @@ def conclude(out: Path, *, override: bool = False) -> StudyResult:
 
     result = analyse(out, override)
     write_record(out / "results.json", result)
-    page = render(result, out)
-    part = out / ".report.html.part"
-    part.write_text(page, encoding="utf-8")
-    part.replace(out / "report.html")
+    write_atomically(out / "report.html", render(result, out))
     return result
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the study's folder; a second study in it is refused. The lock falls with the process that holds it."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot use {out} as the study's folder: {error.strerror}. Choose another --out.") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"another study is running in {out}. Wait for it, or choose another --out.") from error
-        yield
 
 
 def refuse_other_study(out: Path, plan: StudyPlan) -> None:
@@ -129,13 +111,14 @@ def refuse_other_study(out: Path, plan: StudyPlan) -> None:
         raise UserError(f"{out} holds a study of another config: {listed}. Choose another --out, or the config it had.")
     if plan.scaling != old.scaling:
         raise UserError(f"{out} holds a study of {old.scaling} scaling, not {plan.scaling}. Choose another --out.")
+    smaller = min(plan.world_sizes) < min(old.world_sizes)
     gone = [
         *_missing("--nproc", plan.world_sizes, old.world_sizes),
         *_missing("--global-batch", plan.global_batches, old.global_batches),
-        *([] if plan.vary.keys() == old.vary.keys() else [f"--vary {' '.join(old.vary) or '(none)'}"]),
-        *(gap for key in plan.vary.keys() & old.vary.keys() for gap in _missing(f"--vary {key}=", plan.vary[key], old.vary[key])),
+        *([f"no --vary {key}" for key in plan.vary.keys() - old.vary.keys()]),
+        *(gap for key, values in old.vary.items() for gap in _missing(f"--vary {key}", plan.vary.get(key, []), values)),
         *([f"--repeats {old.repeats}"] if plan.repeats < old.repeats else []),
-        *(["the same smallest --nproc"] if plan.scaling == "weak" and min(plan.world_sizes) != min(old.world_sizes) else []),
+        *([f"--nproc from {min(old.world_sizes)}"] if plan.scaling == "weak" and smaller else []),
     ]  # fmt: skip
     if gone:
         raise UserError(
@@ -151,7 +134,7 @@ def _missing(option: str, new: Sequence[Any], old: Sequence[Any]) -> list[str]:
 
 def differing_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key → (new, old) where two config trees differ in something that changes the work."""
-    flat_new, flat_old = _flat(new), _flat(old)
+    flat_new, flat_old = flatten(new), flatten(old)
     return {
         key: (flat_new.get(key), flat_old.get(key))
         for key in sorted(flat_new.keys() | flat_old.keys())
@@ -161,10 +144,6 @@ def differing_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, 
 
 MAY_CHANGE = tuple(key for key in NOT_WORK if key not in ("measure.", "device.kind"))
 """Keys that may differ between a study and its continuation: sinks, caches, time limits."""
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{section}.{name}": value for section, fields in tree.items() for name, value in fields.items()}
 
 
 def _finished_alike(folder: Path, loaded: Loaded, planned: Planned) -> bool:
@@ -194,28 +173,25 @@ def _was_filled_in(key: str, asked: Any, record: RunRecord) -> bool:
 
 
 def _run_one(
-    planned: Planned, loaded: Loaded, out: Path, launch: Launch, command: Sequence[str], watcher: Watcher
+    planned: Planned, loaded: Loaded, out: Path, launch: Launch, command: Sequence[str], display: Display
 ) -> None:
-    """Run one repeat; leave either a finished folder or one that holds only failure.json."""
+    """Run one repeat; leave a finished folder, or failure.json beside what explains it, or nothing."""
     folder = out / planned.folder
-    _clear(folder)
-    watcher.started(planned)
+    display.started(planned)
     started_at, start_s = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     outcome: Literal["finished", "failed", "stopped"] = "stopped"
     reason: str | None = None
     try:
-        launch(loaded, world_size=planned.cell.world_size, out=folder, command=command, on_progress=watcher.progressed)
+        launch(loaded, world_size=planned.cell.world_size, out=folder, command=command, on_progress=display.progressed)
         outcome = "finished" if is_finished(folder) else "failed"
         reason = None if outcome == "finished" else "the run ended without a result"
     except KeyboardInterrupt:
-        raise Stopped(
-            f"stopped in {planned.folder}; what is finished is kept. The same command goes on from here."
-        ) from None
+        _remove_unfinished(folder)
+        message = f"stopped in {planned.folder}; what is finished is kept. The same command goes on from here."
+        raise StoppedError(message) from None
     except UserError as error:
         outcome, reason = "failed", str(error)
     finally:
-        if outcome != "finished":
-            _clear(folder)
         timing = RunTiming(
             run=planned.folder, started_at=started_at, wall_s=time.monotonic() - start_s, outcome=outcome
         )
@@ -224,13 +200,16 @@ def _run_one(
     if reason:
         folder.mkdir(parents=True, exist_ok=True)
         write_record(folder / "failure.json", RunFailure(run=planned.folder, reason=reason))
-    watcher.ended(planned, timing, reason)
+    display.ended(planned, timing, reason)
 
 
-def _clear(folder: Path) -> None:
-    """Remove what an unfinished run left. A finished run is never removed."""
+def _remove_unfinished(folder: Path) -> None:
+    """Leave nothing of a run that was stopped, unless it had just finished."""
     if folder.exists() and not is_finished(folder):
-        shutil.rmtree(folder)
+        clear_unfinished(folder)
+        (folder / LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's file is in there
+            folder.rmdir()
 
 
 def base_plan(
