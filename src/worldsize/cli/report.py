@@ -31,7 +31,9 @@ def report(
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Explain what was measured: verdict, why, what to try next, evidence, method, environment.
+    """Explain what was measured, on one page or as data.
+
+    Verdict first, then why, what to try next, evidence, problems, method and environment.
 
     \b
     worldsize report out/study                            one HTML file, out/study/report.html, that opens offline
