@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("worldsize.study.results")
-
 from tests.report.page import Page
 from tests.study.synthetic import make_run, make_study
 from worldsize.cli.report import report
@@ -33,7 +31,7 @@ def test_a_study_becomes_one_page_in_its_folder(study: Path, capsys: pytest.Capt
 
 
 def test_json_is_the_result_and_nothing_else(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report([study], as_json=True, title="mine")
+    report([study], json_=True, title="mine")
     out = capsys.readouterr().out
     result = StudyResult.model_validate_json(out)
     assert result.title == "mine"
@@ -42,7 +40,7 @@ def test_json_is_the_result_and_nothing_else(study: Path, capsys: pytest.Capture
 
 
 def test_an_override_prints_the_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report([study], as_json=True, override=True)
+    report([study], json_=True, override=True)
     cell = StudyResult.model_validate_json(capsys.readouterr().out).cells[1]
     assert cell.overridden
     assert cell.speedup is not None

@@ -175,3 +175,9 @@ def test_a_page_takes_less_than_three_seconds() -> None:
     begin = time.perf_counter()
     html.render(study, None)
     assert time.perf_counter() - begin < 3
+
+
+def test_numbers_never_part_from_their_units() -> None:
+    assert (
+        html.prose("1.7–1.8 at 95 % in 5 ms\nof 2 steps") == "1.7\u2060–\u20601.8 at 95\u00a0% in 5\u00a0ms of 2 steps"
+    )

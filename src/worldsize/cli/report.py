@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worldsize.cli.arguments import JsonOption
 from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ def report(
     override: Annotated[
         bool, typer.Option("--override", help="Print refused speedups all the same, visibly marked.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Explain what was measured: verdict, why, what to try next, evidence, method, environment.
+    """Explain what was measured, on one page or as data.
+
+    Verdict first, then why, what to try next, evidence, problems, method and environment.
 
     \b
     worldsize report out/study                            one HTML file, out/study/report.html, that opens offline
@@ -45,7 +48,7 @@ def report(
     result, folder = results(paths, override)
     if title is not None:
         result = result.model_copy(update={"title": title})
-    if as_json:
+    if json_:
         sys.stdout.write(result.model_dump_json(indent=2) + "\n")
         return
     text = rendered(result, folder, format_)

@@ -115,8 +115,9 @@ class Runs:
 
 
 def prose(text: str) -> str:
-    """Return `text` on one line, with a range such as 1.7–1.8 kept on one line too."""
-    return re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", labels.plain(text))
+    """Return `text` for a paragraph: a range such as 1.7–1.8, and a number and its unit, never part at a line's end."""
+    text = re.sub(r"(?<=\d)–(?=\d)", "\u2060–\u2060", labels.plain(text))
+    return re.sub(r"(?<=\d) (?=(?:%|ms|s|µs|[KMG]iB)\b|%)", "\u00a0", text)
 
 
 def letters(index: int) -> str:

@@ -13,7 +13,7 @@ from worldsize.records import CellResult, Measured, StudyResult
 from worldsize.report import labels, svg, theme
 from worldsize.report.numbers import ONE, Unit, decimals, in_words, show
 
-WIDTH_PT = 345.0
+WIDTH_PT = 320.0
 """A column of a paper; on a phone one point is about one pixel."""
 ROW_PT = 30.0
 """Height of one cell's row: its label above its data."""

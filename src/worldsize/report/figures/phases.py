@@ -122,7 +122,7 @@ def _measures(axes: Axes, row: int, by_method: dict[str, Measured | None], unit:
     for index, (method, value) in enumerate(by_method.items()):
         if value is None:
             continue
-        y = row + (index - 1) * 0.24 + 0.12
+        y = row + (index - 1) * 0.19 + 0.08
         colour = _METHOD_COLOURS[method]
         axes.plot([value.low * unit.factor, value.high * unit.factor], [y, y], color=colour, linewidth=1.6, alpha=0.55)
         (dot,) = axes.plot([value.median * unit.factor], [y], color=colour, marker=_marker(method), markersize=4.5)

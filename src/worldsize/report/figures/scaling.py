@@ -129,11 +129,12 @@ def _absent(
         svg.tip(dot, f"{labels.describe(cell)}: no {noun}: {reason}")
         if height >= FOOT_ROWS:
             continue  # a crowd: the marks stay, each with its reason under the pointer and in the table
-        rules = ", ".join(labels.blocking_rules(cell))
-        text = f"refused: {rules}" if cell.step_time_s else "no repeat finished"
+        rule, *more = labels.blocking_rules(cell) or ["no baseline"]
+        others = f" and {len(more)} more" if more else ""
+        text = f"refused: {labels.plain(rule, 28)}{others}" if cell.step_time_s else "no repeat finished"
         at_right = cell.world_size > np.mean(axes.get_xlim())
         axes.annotate(
-            labels.plain(text, 36),
+            text,
             place,
             (-6 if at_right else 6, 0),
             xycoords=foot,
