@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from worldsize.config.load import Loaded
@@ -79,6 +80,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     config = job.config
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
+    seed_dropout(config.train.seed, context)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
@@ -123,6 +125,11 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         communication = CommunicationBytes(predicted=predicted, observed=observed)
         result = _result(record, context, log, reports, communication, wall_s, energy.absent_because)
         writer.write_result(result)
+
+
+def seed_dropout(seed: int, context: RankContext) -> None:
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch)."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank]).generate_state(1)[0]))
 
 
 def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
