@@ -110,6 +110,10 @@ class StepRow(Record):
     num_tokens: int = Field(description="target tokens, padding excluded, that this rank consumed")
     loss_sum: float = Field(description="sum of the loss over those tokens")
     grad_norm: float | None = Field(None, description="norm of the whole gradient before clipping")
+    local_grad_norm: float | None = Field(
+        None,
+        description="norm of the mean gradient over this rank's own samples, before the exchange; beside grad_norm it gives the gradient noise scale",
+    )
     learning_rate: float
     memory_bytes: int | None = Field(None, description="memory in use at the window's end")
 
@@ -206,7 +210,11 @@ class RunResult(Record):
     num_samples: int
     num_tokens: int
     losses: list[float] = Field(description="a step's loss: sum over all ranks' target tokens / their count")
-    grad_norms: list[float | None]
+    grad_norms: list[float | None] = Field(description="of the whole gradient before clipping; None without clipping")
+    local_grad_norms: list[float | None] = Field(
+        default_factory=list,
+        description="root mean square over ranks of the norm of each rank's own mean gradient; None where ranks hold none",
+    )
     evaluations: list[Evaluation]
     checksums: list[Checksum]
     step_time_s: Measured = Field(description="per timed step the slowest rank's wall time")

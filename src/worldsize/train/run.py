@@ -252,6 +252,7 @@ def _result(
         num_tokens=sum(row.num_tokens for report in reports for row in report.rows),
         losses=summary.losses(rows),
         grad_norms=[row.grad_norm for row in reports[0].rows],
+        local_grad_norms=summary.local_grad_norms(rows),
         evaluations=log.evaluations,
         checksums=log.checksums,
         step_time_s=step_time,
