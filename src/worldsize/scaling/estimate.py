@@ -51,9 +51,13 @@ class Estimate:
         return len(self.blocks) * self.law.num_parameters
 
     @property
-    def is_tested(self) -> bool:
-        """Tell whether there are more cells than parameters, so that the cells could have contradicted the law."""
-        return sum(len(block.observations) for block in self.blocks) > self.num_parameters
+    def num_runs(self) -> int:
+        return sum(block.cells.num_runs for block in self.blocks)
+
+    def squared_residual(self) -> float:
+        """Return the mean over runs of the squared distance of log step time from the law."""
+        squares = sum(between(block.cells, block.weights) + block.cells.within for block in self.blocks)
+        return max(squares / self.num_runs, SMALLEST_NOISE**2)
 
     def step_time_s(self, block: Block, at: Settings) -> Floats:
         """Return the law's step time in seconds (points × M) for every allowed set of parameters, the best last."""
@@ -65,11 +69,8 @@ class Estimate:
 
     def aicc(self) -> float:
         """Return Akaike's criterion, corrected for small samples, of log step times (Hurvich & Tsai 1989)."""
-        num_runs = sum(block.cells.num_runs for block in self.blocks)
-        squares = sum(between(block.cells, block.weights) + block.cells.within for block in self.blocks)
         k = self.num_parameters + 1  # the scatter is estimated as well
-        variance = max(squares / num_runs, SMALLEST_NOISE**2)
-        return num_runs * math.log(variance) + 2 * k + 2 * k * (k + 1) / (num_runs - k - 1)
+        return self.num_runs * math.log(self.squared_residual()) + 2 * k + 2 * k * (k + 1) / (self.num_runs - k - 1)
 
     def leave_one_out(self) -> float | None:
         """Return the root mean square relative error when each cell is predicted from the others, or None.

@@ -2,7 +2,9 @@
 
 Every law that the cells suffice for is fitted; the others say what they need. Between those fitted the evidence
 decides: the corrected Akaike criterion (Burnham & Anderson 2002), with the error of leaving one cell out beside it.
-Definitions and limits: docs/explain/fits.md. Torch-free.
+A choice is not knowledge: few points favour the simplest law while a law with one cost more fits as well and foretells
+something else. So the outlook's intervals hold those of every law that is possible (`is_possible`), not the chosen
+one's alone. Definitions and limits: docs/explain/fits.md. Torch-free.
 """
 
 from __future__ import annotations
@@ -11,12 +13,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field
 
 from worldsize.errors import unknown
-from worldsize.records import Record
 from worldsize.scaling.estimate import Block, Estimate, estimate
-from worldsize.scaling.interval import Interval, further_run, interval_of
+from worldsize.scaling.fit_records import BandPoint, Curve, LawFit, LawFits, NotFitted, Outlook, Prediction
+from worldsize.scaling.interval import Interval, further_run, hull, interval_of
 from worldsize.scaling.laws import LAWS, Floats, Scaling, Settings, settings
 from worldsize.scaling.observations import Observation, too_few
 from worldsize.scaling.regression import margin
@@ -24,78 +25,12 @@ from worldsize.scaling.regression import margin
 NUM_DOUBLINGS = 3
 GREATEST_STRETCH = 4  # times the largest measured number of devices
 GREATEST_SPREAD = 1.5  # high / low of the interval of one further run
-GREATEST_DISAGREEMENT = 0.2  # between laws of similar evidence
-SIMILAR_EVIDENCE = 4.0  # difference of the criterion up to which two laws are both plausible
+LEAST_DEVICE_COUNTS = 3  # two cannot tell a part that stays the same from a cost that grows
+GREATEST_DISAGREEMENT = 0.2  # between laws that are possible
+CLEAR_EVIDENCE = 4.0  # difference of the criterion from which one law is said to be better
 SAME_EVIDENCE = 2.0  # up to which the law with fewer parameters is taken
-UNTESTED_STRETCH = 2  # where a law has as many parameters as there are cells: no cell could contradict it
+FAR_BETTER = 10.0  # runs × log of the ratio of squared residuals from which a better fit rules a law out
 NUM_BAND_POINTS = 25
-
-
-class BandPoint(Record):
-    """A point of a law's curve, for figures."""
-
-    devices: float
-    step_time_s: Interval = Field(description="the law's own value: between which curves the law may lie")
-
-
-class Prediction(Record):
-    """What a law says of more devices than were measured."""
-
-    devices: int
-    global_batch: int
-    step_time_s: Interval = Field(description="where one further run will fall")
-    speedup: Interval = Field(
-        description="of one further run over the smallest number of devices; weak scaling: of the rate (scaled speedup)"
-    )
-    doubt: str | None = Field(description="why this is not believable, or None")
-
-
-class Curve(Record):
-    """One series at one batch: the global batch under strong scaling, the per-device batch under weak scaling."""
-
-    series: str
-    batch: float
-    devices: list[int] = Field(description="measured")
-    parameters: dict[str, Interval] = Field(description="names end in their units; the rest are pure numbers")
-    band: list[BandPoint]
-    doublings: list[Prediction]
-    believable_to: int = Field(description="devices, by the doublings without doubt")
-
-
-class LawFit(Record):
-    """A law, its curves and the evidence for it."""
-
-    law: str
-    title: str
-    formula: str
-    source: str
-    num_parameters: int
-    num_runs: int
-    noise: float = Field(description="relative standard deviation of one run about the law")
-    aicc: float = Field(description="corrected Akaike criterion of log step times: lower is better")
-    akaike_weight: float = Field(description="share of the evidence among the laws fitted, 0-1")
-    leave_one_out_error: float | None = Field(
-        description="relative, root mean square; None when no cell can be spared by this law"
-    )
-    misfit: str | None = Field(description="a sentence when the law is further from the cells than repeats explain")
-    curves: list[Curve]
-
-
-class NotFitted(Record):
-    """A law for which the study does not suffice."""
-
-    law: str
-    reason: str
-
-
-class LawFits(Record):
-    """All laws held against one study."""
-
-    scaling: str
-    fits: list[LawFit] = Field(description="best evidence first")
-    not_fitted: list[NotFitted]
-    best: str | None = Field(description="name of the law chosen; None when none could be fitted")
-    evidence: str = Field(description="why this law, in a sentence")
 
 
 def fit_laws(observations: Sequence[Observation], scaling: Scaling) -> LawFits:
@@ -116,6 +51,7 @@ def fit_laws(observations: Sequence[Observation], scaling: Scaling) -> LawFits:
         fits=fits,
         not_fitted=[NotFitted(law=name, reason=reason) for name, reason in reasons.items() if reason],
         best=best.law.name if best else None,
+        outlook=_outlook(best, fits) if best else [],
         evidence=_evidence(best, estimates, fits),
     )
 
@@ -138,11 +74,54 @@ def _evidence(best: Estimate | None, ranked: list[Estimate], fits: list[LawFit])
     else:
         gap = others[0].aicc() - best.aicc()
         rival = others[0].law.title
-        if gap > SIMILAR_EVIDENCE:
+        if gap > CLEAR_EVIDENCE:
             text = f"{best.law.title} explains the step times better than {rival} (AICc lower by {gap:.1f}).{error}"
         else:
             text = f"{best.law.title} and {rival} fit about equally well (AICc differs by {abs(gap):.1f}).{error}"
     return f"{text} {chosen.misfit}" if chosen.misfit else text
+
+
+def _possible(one: Estimate, ranked: list[Estimate]) -> bool:
+    """Tell whether neither the law's own cells nor a law that fits far better rule it out."""
+    least = min(other.squared_residual() for other in ranked)
+    return not one.noise.is_misfit and one.num_runs * math.log(one.squared_residual() / least) <= FAR_BETTER
+
+
+def _outlook(best: Estimate, fits: list[LawFit]) -> list[Outlook]:
+    """Return for each curve the chosen law's doublings, with intervals that hold those of every possible law."""
+    chosen = next(fit for fit in fits if fit.law == best.law.name)
+    held = [fit for fit in fits if fit.is_possible or fit is chosen]
+    outlooks = []
+    for curve in chosen.curves:
+        alike = [next(c for c in fit.curves if (c.series, c.batch) == (curve.series, curve.batch)) for fit in held]
+        columns = zip(*(c.doublings for c in alike), strict=True)
+        doublings = [_held_by_all(own, column) for own, column in zip(curve.doublings, columns, strict=True)]
+        outlooks.append(
+            Outlook(
+                series=curve.series,
+                batch=curve.batch,
+                laws=[fit.law for fit in held],
+                doublings=doublings,
+                believable_to=_believable_to(curve.devices[-1], doublings),
+            )
+        )
+    return outlooks
+
+
+def _held_by_all(own: Prediction, predictions: Sequence[Prediction]) -> Prediction:
+    step_time_s = hull(own.step_time_s, [one.step_time_s for one in predictions])
+    speedup = hull(own.speedup, [one.speedup for one in predictions])
+    doubt = own.doubt or _too_wide(step_time_s)
+    return own.model_copy(update={"step_time_s": step_time_s, "speedup": speedup, "doubt": doubt})
+
+
+def _believable_to(measured: int, doublings: Sequence[Prediction]) -> int:
+    """Return the devices up to which no doubling is in doubt, at least those measured."""
+    for prediction in doublings:
+        if prediction.doubt:
+            break
+        measured = prediction.devices
+    return measured
 
 
 def _law_fit(one: Estimate, ranked: list[Estimate]) -> LawFit:
@@ -153,11 +132,12 @@ def _law_fit(one: Estimate, ranked: list[Estimate]) -> LawFit:
         formula=one.law.formula,
         source=one.law.source,
         num_parameters=one.num_parameters,
-        num_runs=sum(block.cells.num_runs for block in one.blocks),
+        num_runs=one.num_runs,
         noise=one.noise.sd,
         aicc=one.aicc(),
         akaike_weight=float(weights[ranked.index(one)] / weights.sum()),
         leave_one_out_error=one.leave_one_out(),
+        is_possible=_possible(one, ranked),
         misfit=_misfit(one),
         curves=[
             _curve(one, block, key, ranked)
@@ -186,11 +166,6 @@ def _curve(one: Estimate, block: Block, key: tuple[str, float], ranked: list[Est
     line = np.geomspace(devices[0], GREATEST_STRETCH * devices[-1], NUM_BAND_POINTS)
     times = one.step_time_s(block, _along(block, key, line, one.scaling))
     doublings = _doublings(one, block, key, ranked)
-    trusted = devices[-1]
-    for prediction in doublings:
-        if prediction.doubt:
-            break
-        trusted = prediction.devices
     return Curve(
         series=key[0],
         batch=key[1],
@@ -198,7 +173,7 @@ def _curve(one: Estimate, block: Block, key: tuple[str, float], ranked: list[Est
         parameters={name: interval_of(values) for name, values in parameters.items()},
         band=[BandPoint(devices=float(n), step_time_s=interval_of(t)) for n, t in zip(line, times, strict=True)],
         doublings=doublings,
-        believable_to=trusted,
+        believable_to=_believable_to(devices[-1], doublings),
     )
 
 
@@ -225,30 +200,40 @@ def _doublings(one: Estimate, block: Block, key: tuple[str, float], ranked: list
                 global_batch=round(at.global_batch[1]),
                 step_time_s=step_time_s,
                 speedup=further_run(work * base / times, margin(one.noise)),
-                doubt=_doubt(one, ranked, key, devices, last, step_time_s),
+                doubt=_doubt(one, measured, devices, step_time_s)
+                or _contradicted(one, ranked, key, devices, times[-1]),
             )
         )
     return predictions
 
 
-def _doubt(
-    one: Estimate, ranked: list[Estimate], key: tuple[str, float], devices: int, last: int, step_time_s: Interval
-) -> str | None:
-    """Return the first reason not to believe a prediction, or None."""
+def _doubt(one: Estimate, measured: Sequence[int], devices: int, step_time_s: Interval) -> str | None:
+    """Return the first reason in the law itself not to believe a prediction, or None."""
     if one.noise.is_misfit:
         return f"{one.law.title} does not describe the cells that were measured"
-    stretch = GREATEST_STRETCH if one.is_tested else UNTESTED_STRETCH
-    if devices > stretch * last:
-        untested = "" if one.is_tested else ", by a law with as many parameters as cells, which nothing tests"
-        return f"more than {stretch} times the {last} devices that were measured{untested}"
-    if not step_time_s.low or step_time_s.high is None or step_time_s.high > GREATEST_SPREAD * step_time_s.low:
-        return f"the interval's ends differ by more than {GREATEST_SPREAD - 1:.0%}"
+    if len(set(measured)) < LEAST_DEVICE_COUNTS:
+        return "two numbers of devices cannot tell a part that stays the same from a cost that grows: measure a third"
+    if devices > GREATEST_STRETCH * max(measured):
+        return f"more than {GREATEST_STRETCH} times the {max(measured)} devices that were measured"
+    return _too_wide(step_time_s)
+
+
+def _too_wide(step_time_s: Interval) -> str | None:
+    if step_time_s.low and step_time_s.high is not None and step_time_s.high <= GREATEST_SPREAD * step_time_s.low:
+        return None
+    return f"the interval's ends differ by more than {GREATEST_SPREAD - 1:.0%}"
+
+
+def _contradicted(
+    one: Estimate, ranked: list[Estimate], key: tuple[str, float], devices: int, time_s: float
+) -> str | None:
+    """Return what another possible law says, when that is something else."""
     for other in ranked:
-        if other is one or other.aicc() - ranked[0].aicc() > SIMILAR_EVIDENCE:
+        if other is one or not _possible(other, ranked):
             continue
         block = next(b for b in other.blocks if key in _curve_keys(b.observations, one.scaling))
         at = _along(block, key, np.array([float(devices)]), one.scaling)
         rival_s = float(other.step_time_s(block, at)[0, -1])
-        if abs(math.log(rival_s / (step_time_s.value or math.inf))) > math.log1p(GREATEST_DISAGREEMENT):
-            return f"{other.law.title}, with similar evidence, says {rival_s:.3g} s"
+        if max(rival_s, time_s) > (1 + GREATEST_DISAGREEMENT) * min(rival_s, time_s):
+            return f"{other.law.title}, which is possible too, says {rival_s:.3g} s"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,10 +27,20 @@ def interval_of(values: Floats) -> Interval:
 def further_run(values: Floats, run_margin: float) -> Interval:
     """Return the interval of one further run: the values' own, each side widened in log by a run's scatter."""
     best, low, high = float(values[-1]), float(values.min()), float(values.max())
-    with np.errstate(divide="ignore", over="ignore"):
+    with np.errstate(all="ignore"):  # a best value of zero or infinity has no ends: they become None
         down, up = np.log(np.float64(best) / low), np.log(np.float64(high) / best)
         ends = best * np.exp(-np.hypot(down, run_margin)), best * np.exp(np.hypot(up, run_margin))
     return Interval(value=finite(best), low=finite(ends[0]), high=finite(ends[1]))
+
+
+def hull(own: Interval, others: Sequence[Interval]) -> Interval:
+    """Return `own` with ends that hold the intervals of all others."""
+    lows, highs = [one.low for one in [own, *others]], [one.high for one in [own, *others]]
+    return Interval(
+        value=own.value,
+        low=min((low for low in lows if low is not None), default=None) if None not in lows else None,
+        high=max((high for high in highs if high is not None), default=None) if None not in highs else None,
+    )
 
 
 def finite(value: float) -> float | None:

@@ -179,7 +179,7 @@ def _alpha_beta_parameters(weights: Floats) -> dict[str, Floats]:
 
 def _ratio(above: Floats, below: Floats) -> Floats:
     """Divide; what is divided by zero is infinite (no limit, no peak, no cost), and 0 / 0 too."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         return np.asarray(np.where(below > 0, above / below, np.inf))
 
 

@@ -6,7 +6,7 @@ The model's formula and its symbols stand in `what_if`. Torch-free.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ class Place:
     oversubscribed: float = 1.0  # ranks per device, when there are more ranks than devices
 
 
-LOCAL_PARTS = {
+LOCAL_PARTS: dict[str, Callable[[Place], float]] = {
     "work per sample": lambda at: at.per_device_batch,
     "a fixed cost per step": lambda _at: 1.0,
     "contention between devices": lambda at: at.per_device_batch * math.log2(at.devices),
@@ -81,8 +81,8 @@ def fit_local(places: Sequence[Place], seconds: Sequence[Floats]) -> Local:
     num_runs = sum(len(times) for times in seconds)
     if len(parts) < 2 or num_runs <= len(parts):
         raise UserError(
-            f"too few points to ask what would be: {num_runs} runs at {len(places)} points. Needs two or more per-device "
-            "batches and more than two runs: add a batch with --global-batch, or --repeats 3."
+            f"too few points to ask what would be: {num_runs} runs at {len(places)} points. Needs two or more "
+            "per-device batches and more than two runs: add a batch with --global-batch, or --repeats 3."
         )
     logs = [np.log(times) for times in seconds]
     cells = Cells(
@@ -144,56 +144,56 @@ def _exposed_row(at: Place, work_s: float, reference: Place, latency_share: floa
 def fit_exposed(
     places: Sequence[Place], exposed_s: Sequence[Floats], step_s: Sequence[Floats], work_s: Sequence[float]
 ) -> Exposed | None:
-    """Fit exposed communication to cells of more than one device; None when there is none to fit.
+    """Fit exposed communication to cells of more than one device; None when none of it shows or runs are too few.
 
     Noise is that of the whole step: residuals are relative to the step time. Cells whose communication is hidden
     entirely say only that it fits under the compute, and are left out.
     """
     seen = [index for index in range(len(places)) if exposed_s[index].mean() > 0]
-    if not seen:
+    if sum(len(exposed_s[index]) for index in seen) <= len(seen) + 1:
         return None
     reference = places[seen[0]]
-    exchange = np.array([_exposed_row(places[i], 0.0, reference, None)[:2] for i in seen])
-    separate = independent(exchange)
+    separate = independent(np.array([_exposed_row(places[i], 0.0, reference, None)[:2] for i in seen]))
     shares: tuple[float | None, ...] = (None,) if separate else LATENCY_SHARES
-    scale = np.array([step_s[i].mean() for i in seen])
-    repeats = np.array([float(len(exposed_s[i])) for i in seen])
-    means = np.array([exposed_s[i].mean() for i in seen])
-    within = float(sum(np.sum(((exposed_s[i] - exposed_s[i].mean()) / step_s[i].mean()) ** 2) for i in seen))
-    row_weight = np.sqrt(repeats) / scale
-    targets = means * row_weight
-    allowed = []
-    misfit = False
+    allowed, is_misfit = [], False
     for share in shares:
         rows = np.array([_exposed_row(places[i], work_s[i], reference, share) for i in seen])
-        rows[:, -2:] = _work_columns(rows, num_exchange=2 if separate else 1)
-        design = rows * row_weight[:, None]
-        weights = solve(design, targets[:, None])[:, 0]
-        num_parts = int(np.linalg.matrix_rank(rows / np.maximum(np.linalg.norm(rows, axis=0), 1e-300)))
-        across = float(np.sum((targets - design @ weights) ** 2))
-        num_runs, num_free = int(repeats.sum()), int(np.count_nonzero(weights))
-        if num_runs <= num_parts:
-            return None
-        scatter = noise(
-            across, within, num_runs=num_runs, num_cells=len(seen), num_parameters=num_parts, num_free=num_free
-        )
-        misfit = misfit or scatter.is_misfit
-        allowed.append((share, confidence_set(design, targets, margin(scatter))))
-    return Exposed(allowed, reference, _exposed_assumptions(separate, misfit, len(seen), len(places), rows))
+        rows[:, -2:] = _work_columns(rows)
+        weights, scatter = _fit_rows(rows, [exposed_s[i] for i in seen], [float(step_s[i].mean()) for i in seen])
+        is_misfit = is_misfit or scatter.is_misfit
+        allowed.append((share, weights))
+    said = _exposed_assumptions(separate, is_misfit, len(seen), len(places), rows)
+    return Exposed(allowed, reference, said)
 
 
-def _work_columns(rows: Floats, num_exchange: int) -> Floats:
+def _fit_rows(rows: Floats, seconds: Sequence[Floats], step_s: Sequence[float]) -> tuple[Floats, Noise]:
+    """Return the confidence set and the scatter of a fit whose residuals are relative to the step time."""
+    repeats = np.array([float(len(times)) for times in seconds])
+    row_weight = np.sqrt(repeats) / np.array(step_s)
+    design, targets = rows * row_weight[:, None], np.array([times.mean() for times in seconds]) * row_weight
+    weights = solve(design, targets[:, None])[:, 0]
+    scatter = noise(
+        float(np.sum((targets - design @ weights) ** 2)),
+        sum(float(np.sum(((times - times.mean()) / step) ** 2)) for times, step in zip(seconds, step_s, strict=True)),
+        num_runs=int(repeats.sum()),
+        num_cells=len(seconds),
+        num_parameters=int(np.linalg.matrix_rank(rows / np.maximum(np.linalg.norm(rows, axis=0), 1e-300))),
+        num_free=int(np.count_nonzero(weights)),
+    )
+    return confidence_set(design, targets, margin(scatter)), scatter
+
+
+def _work_columns(rows: Floats) -> Floats:
     """Return the columns of waiting and hiding, or zeros where the cells cannot tell them from the exchange."""
-    alone = rows[:, [*range(num_exchange), rows.shape[1] - 2]]
-    return rows[:, -2:] if independent(alone) else np.zeros((len(rows), 2))
+    return rows[:, -2:] if independent(rows[:, :-1]) else np.zeros((len(rows), 2))
 
 
 def _exposed_assumptions(separate: bool, misfit: bool, num_seen: int, num_cells: int, rows: Floats) -> list[str]:
     said = []
     if not separate:
         said.append(
-            "Latency and link cannot be told apart here (it takes two numbers of devices above one): the interval spans "
-            "all shares."
+            "Latency and link cannot be told apart here (it takes two numbers of devices above one): the interval "
+            "spans all shares."
         )
     if not np.any(rows[:, -2:]):
         said.append(

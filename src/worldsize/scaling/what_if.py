@@ -6,10 +6,10 @@ The model of a step (docs/explain/what-if.md):
     exposed = max(0, l 2 (n - 1) + r 2 (n - 1) / n payload + w work - h hideable)
     work = a b + c b log2(n), hideable = 2/3 work / micro: the backward pass of the last micro batch, under which the
     exchange can run (forward : backward = 1 : 2)
-All coefficients are >= 0 and fitted to the phases of the study's repeats; a coefficient that the cells cannot tell from
-the others is left out, and the answer says so. `c` is what devices that share memory lose to each other, `w` what waiting
-for the slowest rank adds. Where only one number of devices above one was measured, latency and link cannot be told apart:
-the interval then spans all shares from none to all. Torch-free.
+All coefficients are >= 0 and fitted to the phases of the study's repeats; a coefficient that the cells cannot tell
+from the others is left out, and the answer says so. `c` is what devices that share memory lose to each other, `w` what
+waiting for the slowest rank adds. Where only one number of devices above one was measured, latency and link cannot be
+told apart: the interval then spans all shares from none to all. Torch-free.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GREATEST_STRETCH = 4.0
 
 @dataclass(frozen=True)
 class CellPhases:
-    """One cell's phases, a mapping a repeat, each summing to that repeat's step time. Raises UserError on bad numbers."""
+    """One cell's phases: a mapping a repeat, summing to its step time. Raises UserError on bad numbers."""
 
     devices: int
     global_batch: int
