@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,67 +11,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.scaling.known_laws import PAYLOAD_BYTES, TimeOf, alpha_beta, amdahl, gustafson, study, usl
 from worldsize.errors import UserError
-from worldsize.scaling.estimate import estimate
 from worldsize.scaling.fit import fit_laws
 from worldsize.scaling.fit_records import LawFit, LawFits
-from worldsize.scaling.interval import further_run, interval_of
 from worldsize.scaling.laws import (
     ALPHA_BETA,
     AMDAHL,
     GUSTAFSON,
     USL,
-    AlphaBeta,
     Amdahl,
-    Gustafson,
     Law,
     Scaling,
-    UniversalScalability,
-    settings,
 )
 from worldsize.scaling.observations import Observation
-from worldsize.scaling.regression import margin
-
-PAYLOAD_BYTES = 1e8
-TimeOf = Callable[[int, int], float]  # devices, global batch → seconds
-
-
-def study(
-    time_s: TimeOf,
-    devices: tuple[int, ...],
-    batches: tuple[int, ...] = (64,),
-    *,
-    scaling: Scaling = "strong",
-    noise: float = 0.0,
-    repeats: int = 3,
-    rng: np.random.Generator | None = None,
-) -> list[Observation]:
-    """Cells of a known law; under weak scaling `batches` are per device."""
-    rng = rng or np.random.default_rng(0)
-    cells = []
-    for batch in batches:
-        for n in devices:
-            global_batch = batch * n if scaling == "weak" else batch
-            factors = np.exp(noise * rng.standard_normal(repeats))
-            times = tuple(float(time_s(n, global_batch) * factor) for factor in factors)
-            cells.append(Observation(n, global_batch, times, PAYLOAD_BYTES))
-    return cells
-
-
-def amdahl(t1_s: float, serial: float) -> TimeOf:
-    return lambda n, _batch: float(Amdahl(t1_s, serial).time_s(n))
-
-
-def gustafson(t1_s: float, serial: float) -> TimeOf:
-    return lambda n, _batch: float(Gustafson(t1_s, serial).time_s(n))
-
-
-def usl(t1_s: float, sigma: float, kappa: float, scaling: Scaling = "strong") -> TimeOf:
-    return lambda n, _batch: float(UniversalScalability(t1_s, sigma, kappa).time_s(n, scaling))
-
-
-def alpha_beta(per_sample: float, fixed: float, beta: float, alpha: float) -> TimeOf:
-    return lambda n, batch: float(AlphaBeta(per_sample, fixed, beta, alpha).time_s(n, batch, PAYLOAD_BYTES))
 
 
 def fit_of(fits: LawFits, law: Law) -> LawFit:
@@ -278,107 +230,3 @@ def test_a_study_is_analysed_in_a_third_of_a_second() -> None:
     started = time.process_time()
     fit_laws(cells, "strong")
     assert time.process_time() - started < 0.3
-
-
-INSIDE = [
-    (AMDAHL, "strong", (1, 2), (64,), amdahl(1.0, 0.1), {"t1_s": 1.0, "serial_fraction": 0.1}),
-    (AMDAHL, "strong", (1, 2, 4), (64,), amdahl(1.0, 0.1), {"t1_s": 1.0, "serial_fraction": 0.1}),
-    (GUSTAFSON, "weak", (1, 2, 4), (8,), gustafson(1.0, 0.2), {"t1_s": 1.0, "serial_fraction": 0.2}),
-    (USL, "strong", (1, 2, 4), (64,), usl(1.0, 0.3, 0.05), {"t1_s": 1.0, "sigma": 0.3, "kappa": 0.05}),
-    (USL, "weak", (1, 2, 4, 8), (8,), usl(1.0, 0.3, 0.05, "weak"), {"t1_s": 1.0, "sigma": 0.3, "kappa": 0.05}),
-    (
-        ALPHA_BETA,
-        "strong",
-        (1, 2, 4),
-        (16, 64),
-        alpha_beta(0.01, 0.06, 1e9, 0.02),
-        {"seconds_per_sample": 0.01, "fixed_s": 0.06, "beta_bytes_per_s": 1e9, "alpha_s": 0.02},
-    ),
-]
-ON_A_BOUND = [
-    (AMDAHL, "strong", (1, 2, 4), (64,), amdahl(1.0, 0.0), {"t1_s": 1.0, "serial_fraction": 0.0}),
-    (USL, "strong", (1, 2, 4), (64,), usl(1.0, 0.0, 0.02), {"t1_s": 1.0, "sigma": 0.0, "kappa": 0.02}),
-    (USL, "strong", (1, 2, 4), (64,), usl(1.0, 0.1, 0.0), {"t1_s": 1.0, "sigma": 0.1, "kappa": 0.0}),
-    (
-        ALPHA_BETA,
-        "strong",
-        (1, 2, 4),
-        (16, 64),
-        alpha_beta(0.01, 0.06, 1e9, 0.0),
-        {"seconds_per_sample": 0.01, "fixed_s": 0.06, "beta_bytes_per_s": 1e9, "alpha_s": 0.0},
-    ),
-]
-CASES = [(*case, True) for case in INSIDE] + [(*case, False) for case in ON_A_BOUND]
-
-
-def coverage(
-    law: Law,
-    scaling: Scaling,
-    devices: tuple[int, ...],
-    batches: tuple[int, ...],
-    time_of: TimeOf,
-    truth: dict[str, float],
-    repeats: int,
-    trials: int = 500,
-    noise: float = 0.03,
-) -> dict[str, float]:
-    """Return how often the intervals of the parameters, and of one further run at the next doubling, held the truth."""
-    rng = np.random.default_rng(7)
-    held = dict.fromkeys([*truth, "next doubling"], 0)
-    n = 2 * devices[-1]
-    batch = batches[0] * n if scaling == "weak" else batches[0]
-    for _ in range(trials):
-        cells = study(time_of, devices, batches, scaling=scaling, noise=noise, repeats=repeats, rng=rng)
-        fit = estimate(law, cells, scaling)
-        block = fit.blocks[0]
-        for name, values in law.parameters(block.allowed).items():
-            if name in truth:
-                one = interval_of(values)
-                low, high = one.low if one.low is not None else math.inf, one.high if one.high is not None else math.inf
-                held[name] += low - 1e-9 <= truth[name] <= high + 1e-9
-        step = further_run(fit.step_time_s(block, settings(n, batch, PAYLOAD_BYTES))[0], margin(fit.noise))
-        run = time_of(n, batch) * math.exp(noise * rng.standard_normal())
-        held["next doubling"] += (step.low or 0) <= run <= (step.high or math.inf)
-    return {name: count / trials for name, count in held.items()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("repeats", [3, 5])
-@pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case[0].name}-{len(case[2])}x-{'in' if case[6] else 'bound'}"
-)
-def test_intervals_cover_as_often_as_they_claim(
-    case: tuple[Law, Scaling, tuple[int, ...], tuple[int, ...], TimeOf, dict[str, float], bool], repeats: int
-) -> None:
-    *described, is_inside = case
-    measured = coverage(*described, repeats=repeats)  # type: ignore[call-arg, arg-type, misc]
-    print(case[0].name, case[2], repeats, measured)
-    assert min(measured.values()) >= 0.90, measured
-    if is_inside:  # a part on its bound is never below it, so that its intervals may cover more often
-        assert max(measured.values()) <= 0.995, measured
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("time_of", "scaling", "devices", "batches"),
-    [
-        (amdahl(1.0, 0.1), "strong", (1, 2, 4), (64,)),
-        (usl(1.0, 0.1, 0.01), "strong", (1, 2, 4), (64,)),
-        (usl(1.0, 0.3, 0.05), "strong", (1, 2, 4), (64,)),
-        (gustafson(1.0, 0.1), "weak", (1, 2, 4), (8,)),
-        (alpha_beta(0.01, 0.02, 1e9, 1e-3), "strong", (1, 2, 4), (32, 64)),
-    ],
-    ids=["amdahl", "usl-near-amdahl", "usl", "gustafson", "alpha-beta"],
-)
-def test_the_outlook_covers_though_the_law_had_to_be_chosen(
-    time_of: TimeOf, scaling: Scaling, devices: tuple[int, ...], batches: tuple[int, ...]
-) -> None:
-    rng = np.random.default_rng(11)
-    held, trials = 0, 120
-    for _ in range(trials):
-        fits = fit_laws(study(time_of, devices, batches, scaling=scaling, noise=0.02, rng=rng), scaling)
-        next_doubling = fits.outlook[0].doublings[0]
-        run = time_of(next_doubling.devices, next_doubling.global_batch) * math.exp(0.02 * rng.standard_normal())
-        held += (next_doubling.step_time_s.low or 0) <= run <= (next_doubling.step_time_s.high or math.inf)
-    print(held / trials)
-    assert held / trials >= 0.90
