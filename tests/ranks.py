@@ -29,7 +29,7 @@ class Ranks:
             self._processes.append(process)
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call a module-level function as function(rank, world_size, *args) on every rank; return what each returned."""
+        """Call a module-level function as function(rank, world_size, *args) on every rank; return their answers."""
         for pipe in self._pipes:
             pipe.send((function, args))
         answers = []
@@ -54,7 +54,11 @@ def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> Non
 
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size, timeout=timedelta(seconds=TIMEOUT_S)
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=TIMEOUT_S),
     )
     while (request := pipe.recv()) is not None:
         function, args = request

@@ -1,4 +1,4 @@
-"""Trains a few steps on one rank or many, from plain random samples of uneven length, and returns what can be compared."""
+"""Trains a few steps on one rank or many, on samples of uneven length, and returns what can be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every data-parallel layout equals one device: weights at step 0, losses, gradient norms and weights after ten steps."""
+"""Data parallelism equals one device: weights at step 0, losses, gradient norms, weights after ten steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def test_ddp_equals_one_device(config: Config, ranks: Ranks) -> None:
             assert together[0]["norms"][step] == pytest.approx(alone["norms"][step], rel=1e-4), f"step {step}"
     for name, weight in alone["after"].items():
         # Adam divides by the root of the squared gradient, which magnifies rounding where a gradient is near zero.
-        torch.testing.assert_close(together[0]["after"][name], weight, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(
+            together[0]["after"][name], weight, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: n + m
+        )
 
 
 @pytest.mark.parametrize("config", [CONFIGS["plain"], CONFIGS["accumulated"]])

@@ -1,5 +1,7 @@
 """Interval algebra against counting points on an integer grid."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ def points(found: list[tuple[float, float]]) -> set[int]:
 def test_union_covers_the_same_points_in_order_and_apart(given_intervals: list[tuple[int, int]]) -> None:
     merged = union(given_intervals)
     assert points(merged) == points(given_intervals)
-    assert all(before[1] < after[0] for before, after in zip(merged, merged[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(merged))
     assert length(given_intervals) == len(points(given_intervals))
 
 

@@ -9,7 +9,15 @@ from worldsize.measure.statistics import measured
 from worldsize.records import PHASES, ExposedCommunication, StepRow
 
 
-def row(step: int, wall_s: float, *, exposed_s: float = 0.0, warmup: bool = False, loss_sum: float = 1.0, num_tokens: int = 1) -> StepRow:  # fmt: skip
+def row(
+    step: int,
+    wall_s: float,
+    *,
+    exposed_s: float = 0.0,
+    warmup: bool = False,
+    loss_sum: float = 1.0,
+    num_tokens: int = 1,
+) -> StepRow:
     phases = dict.fromkeys(PHASES, 0.0) | {"compute_s": wall_s - exposed_s, "exposed_communication_s": exposed_s}
     return StepRow(
         step=step, warmup=warmup, wall_s=wall_s, phases_s=phases, num_samples=1, num_tokens=num_tokens,
@@ -18,7 +26,10 @@ def row(step: int, wall_s: float, *, exposed_s: float = 0.0, warmup: bool = Fals
 
 
 def test_the_slowest_rank_makes_the_step_and_warm_up_is_left_out() -> None:
-    rows = {0: [row(0, 9.0, warmup=True), row(1, 1.0), row(2, 4.0)], 1: [row(0, 9.5, warmup=True), row(1, 2.0), row(2, 3.0)]}  # fmt: skip
+    rows = {
+        0: [row(0, 9.0, warmup=True), row(1, 1.0), row(2, 4.0)],
+        1: [row(0, 9.5, warmup=True), row(1, 2.0), row(2, 3.0)],
+    }
     assert summary.step_times_s(rows) == [2.0, 4.0]
 
 
@@ -52,7 +63,9 @@ def test_the_books_close_whatever_the_steps(first: list, second: list) -> None:
         )
 
 
-def exposed(ablation_s: float, trace_s: float, contention_s: float = 0.0, copies_s: float = 0.0) -> ExposedCommunication:
+def exposed(
+    ablation_s: float, trace_s: float, contention_s: float = 0.0, copies_s: float = 0.0
+) -> ExposedCommunication:
     names = {"clock_s": ablation_s, "ablation_s": ablation_s, "trace_s": trace_s}
     return ExposedCommunication(
         **{name: measured([value]) for name, value in names.items()},

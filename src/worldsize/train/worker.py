@@ -90,7 +90,8 @@ def _claimed(loaded: Loaded, out: Path, context: RankContext, stack: ExitStack) 
             claimed = claim(out, loaded.config.model_dump(), context.world_size)
         except UserError as error:
             refusal = str(error)
-    claimed, refusal = context.gather((claimed, refusal))[0]
+    answers: list[tuple[bool, str | None]] = context.gather((claimed, refusal))
+    claimed, refusal = answers[0]
     if refusal is not None:
         raise UserError(refusal)
     return claimed
