@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.study.synthetic import make_study
 
+from tests.study.synthetic import make_study
 from worldsize.report.table import WIDTH, table, verdict_text
 from worldsize.study.results import analyse
 

@@ -24,8 +24,8 @@ from tests.study.synthetic_work import (
     make_environment,
     phases_of,
     rank_digest,
-    summary,
     sample_ids,
+    summary,
 )
 from worldsize.config.schema import Config
 from worldsize.measure.statistics import measured
@@ -41,8 +41,8 @@ from worldsize.records import (
     RunRecord,
     RunResult,
     StepRow,
-    StudyPlan,
 )
+from worldsize.study.records import StudyPlan
 
 
 def make_run(

@@ -269,7 +269,6 @@ def _result(
         measuring_cost=_measuring_cost(reports, step_time.median, context),
         energy_j=sum(e for e in energies if e is not None) if None not in energies else None,
         energy_absent_because=energy_absent_because,
-        problems=[],
         wall_s=wall_s,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
