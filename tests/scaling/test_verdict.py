@@ -152,6 +152,12 @@ def test_one_world_size_is_a_plain_measurement(tmp_path: Path) -> None:
     assert verdict.next == ["Measure what more devices bring: --nproc 2,4."]
 
 
+def test_uncertain_figures_come_first(tmp_path: Path) -> None:
+    assert (
+        clean(tmp_path, repeats=2).verdict.next[0].startswith("First make the figure certain (few-repeats): 2 finished")
+    )
+
+
 def test_nothing_finished(tmp_path: Path) -> None:
     folder = make_study(tmp_path)
     shutil.rmtree(folder / "runs")

@@ -40,8 +40,10 @@ class Pair:
         return self.num_times_devices if self.scaling == "strong" else 1.0
 
     def efficiency(self, *, cell_change_s: float = 0.0, baseline_change_s: float = 0.0) -> float:
-        """Return ideal / actual step time after both step times change by so many seconds."""
+        """Return ideal / actual step time after both step times change by so many seconds; 0 where nothing is left."""
         actual_s = sum(self.cell.phases_s.values()) + cell_change_s
+        if actual_s <= 0:
+            return 0.0
         return (sum(self.baseline.phases_s.values()) + baseline_change_s) / self.divisor / actual_s
 
     def told(self, efficiency: float) -> str:
