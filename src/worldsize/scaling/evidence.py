@@ -11,6 +11,8 @@ from worldsize.study.comparability import loss_differences, tolerance_at
 from worldsize.study.files import Run
 
 AGREE_WITHIN = 0.10
+CAUSES = ("slow-rank", "too-few-cores")
+"""Rules whose warnings explain lost time: the verdict tells them under why."""
 
 
 def evidence(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[str]:
@@ -39,7 +41,7 @@ def warnings(pair: Pair) -> list[str]:
         f"Warning ({problem.rule}, {cell.name}): {problem.message}."
         for cell in both
         for problem in cell.problems
-        if problem.severity == "warns"
+        if problem.severity == "warns" and not (cell is pair.cell and problem.rule in CAUSES)
     ]
 
 
