@@ -41,8 +41,8 @@ from worldsize.records import (
     RunRecord,
     RunResult,
     StepRow,
-    StudyPlan,
 )
+from worldsize.study.records import StudyPlan
 
 
 def make_run(

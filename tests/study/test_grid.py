@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from worldsize.config.schema import Config
 from worldsize.errors import UserError
-from worldsize.records import StudyPlan
 from worldsize.study.grid import cells_of, load_cells, order_of, parse_counts, parse_vary
+from worldsize.study.records import StudyPlan
 
 
 def plan_of(**changes: Any) -> StudyPlan:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.study.synthetic import make_run, make_study
 from tests.study.synthetic_work import losses_of, phases_of
 from worldsize.errors import UserError
-from worldsize.records import RunFailure, StudyResult
+from worldsize.study.records import RunFailure, StudyResult
 from worldsize.study.results import analyse, from_runs, read_run, read_steps
 
 

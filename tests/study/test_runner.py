@@ -15,10 +15,10 @@ from rich.console import Console
 from tests.study.synthetic import make_run
 from worldsize.config.load import load
 from worldsize.errors import RunError, UserError
-from worldsize.records import StudyPlan, StudyResult
 from worldsize.run_folder import locked
 from worldsize.study.grid import cells_of, load_cells, parse_vary
 from worldsize.study.live import Display
+from worldsize.study.records import StudyPlan, StudyResult
 from worldsize.study.runner import StoppedError, base_plan, run_study
 
 OVERRIDES = ["train.steps=25", "device.kind=cpu"]

@@ -15,8 +15,8 @@ from worldsize.errors import UserError, unknown
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded
     from worldsize.config.schema import Config
-    from worldsize.records import StudyPlan, StudyResult
     from worldsize.study.grid import Cell
+    from worldsize.study.records import StudyPlan, StudyResult
 
 
 def study(

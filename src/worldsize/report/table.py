@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from worldsize.records import CellResult, Measured, StudyResult, Verdict
+from worldsize.records import Measured
 from worldsize.scaling.wording import percent, time_text
+from worldsize.study.records import CellResult, StudyResult, Verdict
 
 WIDTH = 100
 """Columns that the table needs at most."""

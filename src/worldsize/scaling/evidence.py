@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from worldsize.records import CellResult, CommunicationBytes
+from worldsize.records import CommunicationBytes
 from worldsize.scaling.suggestions import Pair
 from worldsize.scaling.wording import devices, percent, time_interval, time_text
 from worldsize.study.comparability import loss_differences, tolerance_at
 from worldsize.study.files import Run
+from worldsize.study.records import CellResult
 
 AGREE_WITHIN = 0.10
 CAUSES = ("slow-rank", "too-few-cores")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from worldsize.records import CellResult
 from worldsize.scaling.wording import percent, time_text
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
+from worldsize.study.records import CellResult
 
 WORTH = 0.02
 """A change that gives less than this is not listed."""

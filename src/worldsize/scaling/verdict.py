@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worldsize.records import CellResult, Measured, Verdict
+from worldsize.records import Measured
 from worldsize.scaling.evidence import CAUSES, about_measuring, evidence, warnings
 from worldsize.scaling.suggestions import WORTH, Pair, suggestions
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
+from worldsize.study.records import CellResult, Verdict
 
 PHASE_NAMES = {
     "data_wait_s": "Waiting for data",

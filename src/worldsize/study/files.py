@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from worldsize.config.schema import Config
 from worldsize.errors import UserError
-from worldsize.records import SCHEMA_VERSION, Measured, RunFailure, RunRecord, RunResult, StepRow, StudyPlan
+from worldsize.records import SCHEMA_VERSION, Measured, RunRecord, RunResult, StepRow
 from worldsize.run_folder import is_finished
+from worldsize.study.records import RunFailure, StudyPlan
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
