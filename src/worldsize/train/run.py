@@ -86,7 +86,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     strategy.prepare(model, config, context)
     clock = clock_for(context.device)
     writer = RunWriter(job.out, context.rank)
-    record = _record(job, context, model)
+    record = _record(job, context, model, token_file)
     if context.is_main:
         writer.write_run(record)
     matmul = _matmul_rate(config, context)
@@ -141,7 +141,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
     return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord:
+def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -154,6 +154,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord
         world_size=context.world_size,
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
+        tokens_digest=token_file.digest,
         num_parameters=sum(p.numel() for p in model.parameters()),
         flop_per_token=cost.flop_per_token(config.model, causal=True),
         environment=environment.describe(
