@@ -15,8 +15,9 @@ import torch
 from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
 from worldsize.data.language_modelling import LanguageModelling
-from worldsize.data.prepare import TokenFile, prepare
+from worldsize.data.prepare import prepare
 from worldsize.data.sampler import Sampler, combine, to_hex
+from worldsize.data.token_file import TokenFile
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory, summary
 from worldsize.measure.clock import StepClock, clock_for, marks_cost_s
@@ -27,6 +28,7 @@ from worldsize.measure.statistics import measured
 from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
 from worldsize.models.decoder import build
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
@@ -39,11 +41,11 @@ from worldsize.records import (
     StepRow,
 )
 from worldsize.run_folder import RunWriter, trace_name
-from worldsize.train.context import RankContext, backend_for
 from worldsize.train.feed import Feed
 from worldsize.train.loop import Trainer, TrainLog, Where
 from worldsize.train.precision import MATMUL_DTYPE
 from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE, one_step, probe
+from worldsize.train.process_group import backend_for
 from worldsize.train.track import Sinks
 
 
