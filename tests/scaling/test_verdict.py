@@ -10,7 +10,7 @@ import pytest
 
 from tests.study.synthetic import make_study
 from tests.study.synthetic_work import phases_of
-from worldsize.scaling.suggestions import Pair
+from worldsize.scaling.pair import Pair
 from worldsize.scaling.verdict import excess_s
 from worldsize.study.records import StudyResult
 from worldsize.study.results import analyse
