@@ -94,6 +94,7 @@ class RunRecord(Record):
     world_size: int
     layout: dict[str, int] = Field(description="dp, fsdp, tp, pp")
     strategy: str
+    tokens_digest: str | None = Field(None, description="of the tokenized corpus: the same path may hold another text")
     num_parameters: int
     flop_per_token: float = Field(description="model FLOP of forward and backward for one token, causal attention")
     environment: Environment

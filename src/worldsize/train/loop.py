@@ -14,10 +14,10 @@ from worldsize.data.sampler import digest
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import memory
 from worldsize.measure.clock import StepClock
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.strategy import StepOutput, Strategy
 from worldsize.records import Checksum, Evaluation, StepRow
 from worldsize.train.checksum import weights_checksum
-from worldsize.train.context import RankContext
 from worldsize.train.feed import Feed, Share, micro_batches
 from worldsize.train.optimizer import learning_rate
 

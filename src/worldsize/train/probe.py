@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 from worldsize.measure.clock import NullClock, StepClock
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.strategy import Strategy
-from worldsize.train.context import RankContext
 from worldsize.train.feed import Feed
 
 FULL, UNMEASURED, WITHOUT_EXCHANGE = "full", "unmeasured", "without_exchange"

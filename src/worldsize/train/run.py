@@ -15,8 +15,9 @@ import torch
 from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
 from worldsize.data.language_modelling import LanguageModelling
-from worldsize.data.prepare import TokenFile, prepare
+from worldsize.data.prepare import prepare
 from worldsize.data.sampler import Sampler, combine, to_hex
+from worldsize.data.token_file import TokenFile
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory, summary
 from worldsize.measure.clock import StepClock, clock_for, marks_cost_s
@@ -27,6 +28,7 @@ from worldsize.measure.statistics import measured
 from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
 from worldsize.models.decoder import build
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
@@ -39,11 +41,11 @@ from worldsize.records import (
     StepRow,
 )
 from worldsize.run_folder import RunWriter, trace_name
-from worldsize.train.context import RankContext, backend_for
 from worldsize.train.feed import Feed
 from worldsize.train.loop import Trainer, TrainLog, Where
 from worldsize.train.precision import MATMUL_DTYPE
 from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE, one_step, probe
+from worldsize.train.process_group import backend_for
 from worldsize.train.track import Sinks
 
 
@@ -86,7 +88,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     strategy.prepare(model, config, context)
     clock = clock_for(context.device)
     writer = RunWriter(job.out, context.rank)
-    record = _record(job, context, model)
+    record = _record(job, context, model, token_file)
     if context.is_main:
         writer.write_run(record)
     matmul = _matmul_rate(config, context)
@@ -141,7 +143,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
     return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord:
+def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -154,6 +156,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord
         world_size=context.world_size,
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
+        tokens_digest=token_file.digest,
         num_parameters=sum(p.numel() for p in model.parameters()),
         flop_per_token=cost.flop_per_token(config.model, causal=True),
         environment=environment.describe(

@@ -26,7 +26,7 @@ from worldsize.records import Origin
 from worldsize.run_folder import claim, locked
 
 if TYPE_CHECKING:
-    from worldsize.train.context import RankContext
+    from worldsize.parallel.context import RankContext
     from worldsize.train.loop import Where
 
 MESSAGES_FD = "WORLDSIZE_MESSAGES_FD"
@@ -63,8 +63,8 @@ def run_rank(
     import torch
 
     from worldsize.parallel.layout import layout_for
-    from worldsize.train.context import joined
     from worldsize.train.loop import Where
+    from worldsize.train.process_group import joined
     from worldsize.train.run import Job, run
 
     torch.set_num_threads(device.threads_per_rank)
