@@ -192,6 +192,7 @@ def _type(annotation: Any) -> str:
         text = annotation.__name__
     else:
         text = re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(annotation)).replace("NoneType", "None")
+    text = re.sub(r"Literal\[([^\]]+)\]", lambda found: found[1].replace(", ", " or "), text)
     text = _cell(re.sub(r"\bNone\b", "null", text))
     for record in nested_records():
         text = re.sub(rf"\b{record.__name__}\b", f"[{record.__name__}](#{record.__name__.lower()})", text)

@@ -68,6 +68,12 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+def inline_commands(page: Path) -> list[str]:
+    """Return the commands of ours that stand in running text and in tables."""
+    code = re.findall(r"`([^`\n]+)`", prose(page))
+    return [text for text in code if re.match(r"(worldsize|torchrun|python -m worldsize) \S", text)]
+
+
 def links(page: Path) -> list[str]:
     """Return the targets of a page's links and images that are not addresses on the web."""
     text = prose(page)

@@ -3,7 +3,7 @@
 The commands of all pages run in one directory, page after page in reading order, as somebody would type them who reads
 it all. Two things are changed: `train` and `study` get the overrides SMALLER (a key that the command itself names is
 left alone), and `study` gets `--repeats 1`. Beside the pages' own files the directory holds what they speak of as the
-reader's: `book.txt`, `corpus/`, and `examples/`. Commands under NOT_RUN need what a test has not; of these, what is ours
+reader's: `book.txt`, `corpus/`, and `examples/`. Commands under NOT_RUN need what a test has not; what is ours of them
 is checked without running.
 """
 
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Command, commands, name, pages
+from tests.docs.pages import ROOT, Command, commands, inline_commands, name, pages
+from worldsize.cli import COMMANDS
 
 SMALLER = {
     "train.steps": "8",
@@ -119,7 +120,7 @@ def without_running(text: str) -> str:
         return f"{text} --dry-run"
     words = shlex.split(text)
     options = words[words.index("train") + 1 :]
-    at = options.index("--out")
+    at = options.index("--out") if "--out" in options else len(options)
     nproc = ["--nproc", words[words.index("--nproc-per-node") + 1]] if words[0] == "torchrun" else []
     return shlex.join(["worldsize", "config", *options[:at], *options[at + 2 :], *nproc])
 
@@ -135,6 +136,23 @@ def test_commands_that_are_not_run_are_valid(command: Command, desk: Path) -> No
         extra = re.search(r"worldsize\[(\w+)\]", command.text)
         assert extra
         assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+
+
+inline = sorted({text for page in pages() if page.parent.name != "reference" for text in inline_commands(page)})
+
+
+@pytest.mark.parametrize("text", inline)
+def test_commands_in_running_text_are_valid(text: str, desk: Path) -> None:
+    """Each names a command and options that exist; where it names a config, every rule lets it pass."""
+    words = shlex.split(text)
+    name = words[words.index("worldsize") + 1]
+    assert name in COMMANDS
+    known = shell(f"worldsize {name} --help", desk).stdout
+    for word in words[words.index("worldsize") :]:
+        assert not word.startswith("--") or word in known, word
+    if "run.yaml" in words:
+        shell("worldsize config --preset tiny > run.yaml", desk)
+        expect(Command(text, 0, ()), without_running(text) if name in ("train", "study") else text, desk)
 
 
 @pytest.mark.parametrize("pattern", NOT_RUN)

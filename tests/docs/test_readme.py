@@ -24,7 +24,7 @@ def test_times_speedups_and_losses_are_those_measured() -> None:
     for cell in results()["cells"]:
         seconds = cell["step_time_s"]["median"]
         assert (f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.1f} ms") in shown()
-        assert f"{cell['losses'][-1]:.4f}" in shown()
+        assert f"{cell['losses'][-1]:.3f}" in shown()
         if not cell["is_baseline"]:
             speedup = cell["speedup"]
             assert f"{speedup['median']:.2f}x" in shown()
