@@ -83,6 +83,14 @@ def test_every_preset_that_is_named_exists() -> None:
             assert not found or found[1] in presets(), f"{name(page)}: {command.text}"
 
 
+def test_public_functions_import_without_torch() -> None:
+    page = (ROOT / "docs/reference/python.md").read_text("utf-8")
+    modules = sorted(set(re.findall(r"^## (worldsize[\w.]*)\.\w+$", page, re.MULTILINE)))
+    assert "worldsize.study.results" in modules
+    code = f"import sys, {', '.join(modules)}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT / "src", check=True)
+
+
 @pytest.mark.parametrize(
     "arguments", [["docs/generate_reference.py", "--check"], ["docs/make_readme_figure.py", "--check"]]
 )
