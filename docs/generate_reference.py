@@ -163,7 +163,8 @@ def records_page() -> str:
 
 def nested_records() -> list[type[Any]]:
     """Return the records that stand inside those of FILES, in the order in which they are met."""
-    todo, met = [record for _, _, record in FILES], []
+    todo = [record for _, _, record in FILES]
+    met: list[type[Any]] = []
     top = set(todo)
     while todo:
         for field in todo.pop(0).model_fields.values():

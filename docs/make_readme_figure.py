@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from worldsize.errors import UserError
 from worldsize.report import figures
 from worldsize.report.table import WIDTH, table, verdict_text
 from worldsize.study.records import StudyResult
@@ -73,7 +74,10 @@ def main() -> int:
     if arguments.check or arguments.study is None:
         current = README.read_text("utf-8")
         return 0 if with_block(current, block(committed())) == current else 1
-    result = anonymous(analyse(arguments.study))
+    try:
+        result = anonymous(analyse(arguments.study))
+    except UserError as error:
+        parser.error(str(error))
     IMAGES.mkdir(exist_ok=True)
     RESULTS.write_text(result.model_dump_json(indent=1) + "\n", "utf-8")
     for name, draw in FIGURES.items():
