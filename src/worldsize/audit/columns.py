@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 
 from worldsize.audit.records import Row
-from worldsize.errors import nearest
 
 COLUMNS = tuple(name for name in Row.model_fields if name != "where")
 
@@ -77,6 +77,6 @@ def not_read(names: Iterable[str]) -> str:
     """Return the sentence about columns that are not read, each with the column it may have been meant for."""
     told = []
     for name in names:
-        close = nearest(name.strip().lower(), COLUMNS)
-        told.append(f"{name!r} (is {close!r} meant?)" if close else repr(name))
+        close = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.75)
+        told.append(f"{name!r} (is {close[0]!r} meant?)" if close else repr(name))
     return f"not read: {', '.join(told)}"

@@ -122,16 +122,12 @@ def _headline(comparisons: Sequence[Comparison], findings: Sequence[Finding]) ->
     objections = f"{len(findings)} finding{'s' * (len(findings) != 1)} about single rows"
     if not comparisons:
         return f"Nothing to compare; {objections}." if findings else "Nothing to compare, and nothing to object to."
-    counts = {
-        status: sum(c.status == status for c in comparisons)
-        for status in ("stands", "does not stand", "cannot be told")
-    }
-    total = f"{len(comparisons)} comparison" + "s" * (len(comparisons) != 1)
-    verb = "stands" if counts["stands"] == 1 else "stand"
-    parts = [f"{counts['stands']} of {total} {verb}"]
-    parts += [f"{counts[s]} {_plural(s, counts[s])}" for s in ("does not stand", "cannot be told") if counts[s]]
-    return "; ".join(parts) + (f"; {objections}." if findings else ".")
-
-
-def _plural(status: str, count: int) -> str:
-    return "do not stand" if status == "does not stand" and count > 1 else status
+    statuses: list[str] = [comparison.status for comparison in comparisons]
+    tail = f"; {objections}." if findings else "."
+    if len(statuses) == 1:
+        return f"The one comparison {statuses[0]}{tail}"
+    if set(statuses) == {"stands"}:
+        return f"All {len(statuses)} comparisons stand{tail}"
+    words = (("stands", "stand"), ("does not stand", "do not stand"), ("cannot be told", "cannot be told"))
+    parts = [f"{n} {one if n == 1 else many}" for one, many in words if (n := statuses.count(one)) or one == "stands"]
+    return f"Of {len(statuses)} comparisons {', '.join(parts)}{tail}"

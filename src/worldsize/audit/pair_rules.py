@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from worldsize.audit.pairs import SETTINGS, TIMES, Pair
 from worldsize.audit.records import Correction, Finding, Row
-from worldsize.audit.rules import SAME_COUNT
+from worldsize.audit.rules import SAME_COUNT, SAME_RATE
 from worldsize.audit.text import rate_text, times_text
 from worldsize.scaling.wording import percent
 
@@ -125,34 +125,42 @@ def unequal_quality(pair: Pair) -> list[Finding]:
 
 
 def per_rank_throughput(pair: Pair) -> list[Finding]:
-    """A rate that hardly changes with the devices: what each rank does, not what all do."""
+    """A rate that hardly changes with the devices, or that the times contradict: what each rank does, not all."""
     if not pair.is_rate or pair.growth < 2 or "per_rank" in (pair.point.row.throughput_is, pair.base.row.throughput_is):
         return []
-    as_total, as_per_rank = pair.ratio / pair.growth, pair.ratio
-    if as_total >= NOT_A_TOTAL or not STILL_PER_RANK <= as_per_rank <= 1 + SUPER_LINEAR:
+    as_total, times_ratio = pair.ratio / pair.growth, _times_say_per_rank(pair)
+    by_itself = as_total < NOT_A_TOTAL and STILL_PER_RANK <= pair.ratio <= 1 + SUPER_LINEAR
+    if not by_itself and not times_ratio:
         return []
     total, speedup = pair.value * pair.point.devices, pair.ratio * pair.growth
     stated = pair.point.row.throughput_is == "total"
     message = (
         f"{rate_text(pair.base_value, pair.quantity)} → {rate_text(pair.value, pair.quantity)}"
         f"{' is presented as total' if stated else ''}: as a total, {pair.point.devices} devices would do "
-        f"{times_text(pair.ratio)} of what {pair.base.devices} did (efficiency {percent(as_total)}). It is per rank: "
-        f"the total is {rate_text(total, pair.quantity)}"
+        f"{times_text(pair.ratio)} of what {pair.base.devices} did (efficiency {percent(as_total)})"
+        f"{f', but the times say {times_text(times_ratio)}' if times_ratio else ''}. It is per rank: the total is "
+        f"{rate_text(total, pair.quantity)}"
     )
-    formula = "rate per rank × devices"
+    formula, text = "rate per rank × devices", rate_text(total, pair.quantity)
     corrections = [
-        Correction(
-            quantity=pair.quantity, value=total, text=f"{rate_text(total, pair.quantity)} in total", formula=formula
-        ),
-        Correction(
-            quantity="speedup",
-            value=speedup,
-            text=f"{times_text(speedup)} in throughput",
-            formula=f"ratio of {formula}",
-        ),
+        Correction(quantity=pair.quantity, value=total, text=f"{text} in total", formula=formula),
+        Correction(quantity="speedup", value=speedup, text=f"{times_text(speedup)} in throughput", formula=formula),
     ]
-    return [_finding("per-rank-throughput", "blocks" if stated else "doubts", "rate", pair, message, corrections,
-                     total=total, reported=pair.value)]  # fmt: skip
+    severity: Literal["blocks", "doubts"] = "blocks" if stated or times_ratio else "doubts"
+    return [
+        _finding("per-rank-throughput", severity, "rate", pair, message, corrections, total=total, reported=pair.value)
+    ]
+
+
+def _times_say_per_rank(pair: Pair) -> float | None:
+    """Return by how much the rate grew by the times, where that fits a rate per rank and no total."""
+    for value_of in TIMES.values():
+        ours, theirs = pair.point.median(value_of), pair.base.median(value_of)
+        if ours and theirs:
+            ratio = theirs / ours * (work_ratio(pair) or 1.0)
+            fits, fits_total = (abs(ratio / each - 1) <= SAME_RATE for each in (pair.ratio * pair.growth, pair.ratio))
+            return ratio if fits and not fits_total else None
+    return None
 
 
 def super_linear(pair: Pair) -> list[Finding]:

@@ -34,7 +34,10 @@ def audit(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Say which speedups stand, which don't and why, in anybody's numbers.
+    """Say which speedups stand, in anybody's numbers.
+
+    Each comparison along the devices stands, does not stand, or cannot be told; with the rule that says so, and what
+    the number would be where the data allow it.
 
     \b
     worldsize audit out/study                    our own study: the rules that its report obeys
