@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import ConfigArguments, JsonOption, NprocOption, PresetOption, check_nproc, split_config
+from worldsize.cli.arguments import (
+    ConfigArguments,
+    JsonOption,
+    NprocOption,
+    PresetOption,
+    check_nproc,
+    split_config,
+    warn,
+)
 
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded
@@ -34,25 +42,30 @@ def train(
     """
     from worldsize.config.load import load
 
-    check_nproc(nproc)
+    from worldsize.config.rules import check
+
+    world_size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else nproc
+    check_nproc(world_size)
     path, overrides = split_config(config)
     loaded = load(path, overrides, preset)
-    ran = _as_a_rank(loaded, out) if "RANK" in os.environ else _here(loaded, nproc, out)
+    check(loaded.config, world_size)
+    warn(loaded.config)
+    ran = _as_a_rank(loaded, world_size, out) if "RANK" in os.environ else _here(loaded, world_size, out)
     if os.environ.get("RANK", "0") == "0":
         if not ran:
             print(f"{out} already holds this run, finished: nothing to do.", file=sys.stderr)
         _show(out, json_output)
 
 
-def _here(loaded: Loaded, nproc: int, out: Path) -> bool:
+def _here(loaded: Loaded, world_size: int, out: Path) -> bool:
     from worldsize.launch.local import launch
     from worldsize.launch.progress import shown
 
     with shown() as say:
-        return launch(loaded, world_size=nproc, out=out, command=sys.argv, on_progress=say)
+        return launch(loaded, world_size=world_size, out=out, command=sys.argv, on_progress=say)
 
 
-def _as_a_rank(loaded: Loaded, out: Path) -> bool:
+def _as_a_rank(loaded: Loaded, world_size: int, out: Path) -> bool:
     """Be the rank that torchrun started."""
     from worldsize.errors import RunError
     from worldsize.launch.local import resolved_for
@@ -60,7 +73,7 @@ def _as_a_rank(loaded: Loaded, out: Path) -> bool:
     from worldsize.train.worker import RankFailed, run_rank
 
     say = PlainLines(sys.stderr) if os.environ["RANK"] == "0" else silent
-    resolved = resolved_for(loaded, int(os.environ["WORLD_SIZE"]), say)
+    resolved = resolved_for(loaded, world_size, say)
     try:
         return run_rank(resolved, out, sys.argv, say, claims_folder=True)
     except RankFailed as failure:
@@ -68,14 +81,14 @@ def _as_a_rank(loaded: Loaded, out: Path) -> bool:
 
 
 def _show(out: Path, json_output: bool) -> None:
-    from worldsize.records import RunRecord, RunResult
     from worldsize.report.run_text import run_text
-    from worldsize.run_folder import RESULT, RUN
+    from worldsize.run_folder import RESULT
+    from worldsize.study.results import from_runs, read_run
 
-    text = (out / RESULT).read_text(encoding="utf-8")
     if json_output:
-        print(text, end="")
+        print((out / RESULT).read_text(encoding="utf-8"), end="")
         return
-    record = RunRecord.model_validate_json((out / RUN).read_text(encoding="utf-8"))
-    print(run_text(record, RunResult.model_validate_json(text)))
+    run = read_run(out)
+    problems = [p for cell in from_runs([out]).cells for p in cell.problems if p.rule != "few-repeats"]
+    print(run_text(run.record, run.result, problems))
     print(f"{'folder':<11}{out}")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from worldsize.config.load import Loaded
@@ -79,12 +80,13 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     config = job.config
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
+    seed_dropout(config.train.seed, context)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     clock = clock_for(context.device)
     writer = RunWriter(job.out, context.rank)
-    record = _record(job, context, model)
+    record = _record(job, context, model, token_file)
     if context.is_main:
         writer.write_run(record)
     matmul = _matmul_rate(config, context)
@@ -125,6 +127,11 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         writer.write_result(result)
 
 
+def seed_dropout(seed: int, context: RankContext) -> None:
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch)."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank]).generate_state(1)[0]))
+
+
 def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
     length = config.model.context_length
     data = LanguageModelling(token_file, length, "train")
@@ -134,7 +141,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
     return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord:
+def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -147,6 +154,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord
         world_size=context.world_size,
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
+        tokens_digest=token_file.digest,
         num_parameters=sum(p.numel() for p in model.parameters()),
         flop_per_token=cost.flop_per_token(config.model, causal=True),
         environment=environment.describe(
@@ -245,6 +253,7 @@ def _result(
         num_tokens=sum(row.num_tokens for report in reports for row in report.rows),
         losses=summary.losses(rows),
         grad_norms=[row.grad_norm for row in reports[0].rows],
+        local_grad_norms=summary.local_grad_norms(rows),
         evaluations=log.evaluations,
         checksums=log.checksums,
         step_time_s=step_time,
@@ -261,7 +270,6 @@ def _result(
         measuring_cost=_measuring_cost(reports, step_time.median, context),
         energy_j=sum(e for e in energies if e is not None) if None not in energies else None,
         energy_absent_because=energy_absent_because,
-        problems=[],
         wall_s=wall_s,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
