@@ -113,9 +113,15 @@ def assemble(
     sources: Sequence[str], num_rows: int, comparisons: list[Comparison], findings: list[Finding], notes: list[str]
 ) -> Audit:
     """Put the parts together under a headline."""
-    headline = _headline(comparisons, findings)
+    headline = _headline(comparisons, alone(comparisons, findings))
     return Audit(sources=list(sources), num_rows=num_rows, headline=headline, comparisons=comparisons,
                  findings=findings, notes=notes)  # fmt: skip
+
+
+def alone(comparisons: Sequence[Comparison], findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings about single rows that no comparison carries."""
+    carried = {(finding.where, finding.message) for comparison in comparisons for finding in comparison.findings}
+    return [finding for finding in findings if (finding.where, finding.message) not in carried]
 
 
 def _headline(comparisons: Sequence[Comparison], findings: Sequence[Finding]) -> str:

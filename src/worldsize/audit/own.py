@@ -9,7 +9,8 @@ from typing import Literal
 from worldsize.audit.judge import status_of
 from worldsize.audit.records import Comparison, Correction, Finding
 from worldsize.audit.text import times_text
-from worldsize.records import CellResult, Problem, StudyResult
+from worldsize.records import Problem
+from worldsize.study.records import CellResult, StudyResult
 
 DOUBTS = ("super-linear", "noisy", "few-repeats", "too-few-cores", "gloo-with-gpus", "out-of-lock-step")
 """Rules that leave the speedup printed, but do not let an auditor sign it."""

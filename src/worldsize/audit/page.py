@@ -8,8 +8,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import worldsize.report
+from worldsize.audit.judge import alone
 from worldsize.audit.records import Audit
-from worldsize.audit.render import alone, figures, said
+from worldsize.audit.render import figures, said
 from worldsize.audit.text import times_text
 from worldsize.report import theme
 from worldsize.report.labels import plain
@@ -94,7 +95,7 @@ def html(audit: Audit) -> str:
     page.filters |= {"plain": plain, "figures": figures, "said": said, "times": times_text}
     return page.from_string(TEMPLATE).render(
         audit=audit,
-        alone=alone(audit),
+        alone=alone(audit.comparisons, audit.findings),
         classes=CLASSES,
         css=Markup(CSS.read_text(encoding="utf-8") + OWN_CSS),
         light=Markup(theme.css_variables("light")),

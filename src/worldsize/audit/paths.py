@@ -12,7 +12,7 @@ from worldsize.audit.own import audit_study, own_folder
 from worldsize.audit.read import SUFFIXES, read_rows
 from worldsize.audit.records import Audit, Comparison, Finding, Row
 from worldsize.errors import UserError
-from worldsize.records import StudyResult
+from worldsize.study.records import StudyResult
 from worldsize.study.results import analyse, from_runs
 
 

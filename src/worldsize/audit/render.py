@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from worldsize.audit.records import Audit, Comparison, Finding
+from worldsize.audit.judge import alone
+from worldsize.audit.records import Audit, Comparison
 from worldsize.audit.text import times_text, value_text
 from worldsize.report.labels import plain
 
@@ -29,19 +30,13 @@ def figures(comparison: Comparison) -> str:
     return f"{values[0]} → {values[1]} ({comparison.quantity}): {times_text(comparison.ratio)}{claim}"
 
 
-def alone(audit: Audit) -> list[Finding]:
-    """Return the findings about single rows that no comparison has printed already."""
-    printed = {(finding.where, finding.message) for comparison in audit.comparisons for finding in comparison.findings}
-    return [finding for finding in audit.findings if (finding.where, finding.message) not in printed]
-
-
 def text(audit: Audit) -> str:
     """Return the audit as plain text, at most 100 columns wide where words allow it."""
     blocks = [_wrapped(audit.headline)]
     for comparison in audit.comparisons:
         lines = [f"{comparison.name}: {comparison.status.upper()}", _wrapped(figures(comparison), "  ")]
         blocks.append("\n".join([*lines, *(_labelled(label, sentence) for label, sentence in said(comparison))]))
-    for finding in alone(audit):
+    for finding in alone(audit.comparisons, audit.findings):
         lines = [finding.where, _labelled(finding.rule, finding.message)]
         blocks.append("\n".join([*lines, *(_labelled("would be", c.text) for c in finding.corrections)]))
     blocks += [_wrapped(f"Note: {note}") for note in audit.notes]
@@ -76,9 +71,9 @@ def markdown(audit: Audit) -> str:
     for comparison in audit.comparisons:
         lines += [f"## {escaped(comparison.name)}: {comparison.status}", "", escaped(figures(comparison)), ""]
         lines += [*_items(said(comparison)), ""]
-    if alone(audit):
+    if alone(audit.comparisons, audit.findings):
         lines += ["## Single rows", ""]
-        for finding in alone(audit):
+        for finding in alone(audit.comparisons, audit.findings):
             would_be = "; ".join(correction.text for correction in finding.corrections)
             message = f"{finding.where}: {finding.message}" + (f". Would be: {would_be}" if would_be else "")
             lines += _items([(finding.rule, message)])
