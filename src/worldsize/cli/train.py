@@ -41,7 +41,6 @@ def train(
     written last). A finished run is never overwritten: the same command does nothing, another config is refused.
     """
     from worldsize.config.load import load
-
     from worldsize.config.rules import check
 
     world_size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else nproc
