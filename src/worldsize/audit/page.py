@@ -18,7 +18,7 @@ from worldsize.report.labels import plain
 CSS = Path(worldsize.report.__file__).parent / "templates" / "report.css"
 
 OWN_CSS = """
-.status { font-weight: 600; }
+.status, .findings dt { font-weight: 600; }
 .status.no { color: var(--phase-exposed_communication_s); }
 .status.maybe { color: var(--muted); }
 """
