@@ -19,6 +19,9 @@ import worldsize
 from worldsize.errors import UserError, unknown
 
 COMMANDS = {
+    "train": "Train one model once and measure every step.",
+    "study": "Train at several world sizes and say what each added device brings.",
+    "report": "Explain what was measured, on one page or as data.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""
@@ -86,16 +89,15 @@ def run_command(arguments: Sequence[str]) -> int:
     except typer.Abort:
         raise KeyboardInterrupt from None
     except _click_error as error:
-        raise UserError(_in_words(error)) from None
+        raise UserError(_in_words(error, arguments)) from None
     return 0
 
 
-def _in_words(error: Any) -> str:
+def _in_words(error: Any, arguments: Sequence[str]) -> str:
     """Return click's complaint with the help to read."""
     message = re.sub(r"Input should be ([^,]*).*", r"it must be \1", error.format_message()).rstrip(".")
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "worldsize"
-    return f"{message}. See: {path} --help"
+    command = f"worldsize {arguments[0]}" if arguments and arguments[0] in COMMANDS else "worldsize"
+    return f"{message}. See: {command} --help"
 
 
 def note(message: str) -> None:

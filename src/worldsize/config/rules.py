@@ -81,7 +81,8 @@ def steps_are_left_to_time(config: Config) -> str | None:
 def precision_fits(precision: str, device_kind: str) -> str | None:
     """Return why a device cannot compute in a precision, or None.
 
-    fp32, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by the worker when it is 'auto'.
+    fp32, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by
+    the worker when it is 'auto'.
     """
     if precision == "tf32" and device_kind == "cpu":
         return "train.precision=tf32 is a mode of NVIDIA's matrix units; on a CPU use fp32 or bf16."
@@ -93,11 +94,11 @@ def precision_fits_device(config: Config) -> str | None:
 
 
 def evaluation_has_text(config: Config) -> str | None:
-    if config.train.eval_batches == 0 or config.data.validation_fraction > 0:
+    if config.train.eval_samples == 0 or config.data.validation_fraction > 0:
         return None
     return (
-        f"train.eval_batches={config.train.eval_batches} needs held-out text, but data.validation_fraction=0. "
-        "Use train.eval_batches=0, or data.validation_fraction=0.05."
+        f"train.eval_samples={config.train.eval_samples} needs held-out text, but data.validation_fraction=0. "
+        "Use train.eval_samples=0, or data.validation_fraction=0.05."
     )
 
 
@@ -144,9 +145,9 @@ def learning_rate_is_reached(config: Config) -> str | None:
 
 
 def evaluation_interval_has_effect(config: Config) -> str | None:
-    if config.train.eval_every_steps is None or config.train.eval_batches > 0:
+    if config.train.eval_every_steps is None or config.train.eval_samples > 0:
         return None
-    return f"train.eval_every_steps={config.train.eval_every_steps} has no effect, as train.eval_batches=0."
+    return f"train.eval_every_steps={config.train.eval_every_steps} has no effect, as train.eval_samples=0."
 
 
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (learning_rate_is_reached, evaluation_interval_has_effect)

@@ -9,7 +9,6 @@ import yaml
 
 from worldsize.config import yaml_tree
 from worldsize.config.load import Loaded, leaves
-from worldsize.errors import UserError
 
 
 def to_yaml(loaded: Loaded) -> str:
@@ -44,11 +43,14 @@ def to_json(loaded: Loaded) -> dict[str, Any]:
 
 
 def scalar(value: Any) -> str:
-    """Return a value as one line of YAML that our reader takes back unchanged."""
+    """Return a value as one line of YAML that our reader, and those of YAML 1.1, take back unchanged."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (int, float)):
-        return repr(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        text = repr(value)
+        return text.replace("e", ".0e") if "." not in text else text  # YAML 1.1 takes 1e-05 for text
     if re.fullmatch(r"[\w./~-][\w./~:-]*", value, re.ASCII) and _reads_as_itself(value):
         return str(value)
     quoted: str = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=10**9)
@@ -57,6 +59,6 @@ def scalar(value: Any) -> str:
 
 def _reads_as_itself(text: str) -> bool:
     try:
-        return bool(yaml_tree.parse(text, "value") == text)
-    except UserError:
+        return bool(yaml_tree.parse(text, "value") == text == yaml.safe_load(text))
+    except (ValueError, yaml.YAMLError):
         return False

@@ -47,7 +47,11 @@ for _name, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+|0o[0-7]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", list("-+.0123456789")),
+    (
+        "float",
+        r"[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)|\.nan",
+        list("-+.0123456789"),
+    ),
 ):
     _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 
@@ -120,7 +124,7 @@ def parse(text: str, name: str) -> Any:
         raise UserError(f"{where}: not valid YAML: {error.problem or error.context}.") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{name} line {line}: not valid YAML: it holds a control character.") from error
+        raise UserError(f"{name} line {line}: not valid YAML: it holds a character that is not printable.") from error
     except RecursionError:
         raise UserError(f"{name}: nested too deeply. A config has sections and keys, nothing below.") from None
 

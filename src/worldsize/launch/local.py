@@ -23,6 +23,8 @@ from worldsize.errors import RunError
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.run_folder import claim, locked
 
+WORKER = [sys.executable, "-m", "worldsize.train.worker"]
+"""What a rank's process runs."""
 ECHO_S = 1.0
 """How long the other ranks may go on once one has failed: long enough to hear who failed first."""
 GRACE_S = 3.0
@@ -134,7 +136,7 @@ def _start(rank: int, world_size: int, port: int, job: str, out: Path) -> _Rank:
     }
     with (out / _stderr_name(rank)).open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worldsize.train.worker"],
+            WORKER,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=stderr,

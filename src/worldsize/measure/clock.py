@@ -152,7 +152,7 @@ class CudaClock:
     def _record(self) -> torch.cuda.Event:
         import torch
 
-        event = torch.cuda.Event(enable_timing=True)
+        event = cuda_event()
         event.record(torch.cuda.current_stream(self._device))
         return event
 
@@ -192,6 +192,13 @@ def _times_of(events: list[tuple[str, torch.cuda.Event]]) -> StepTimes:
         marks.book(phase, before.elapsed_time(after) / 1e3)
     wall_s = events[0][1].elapsed_time(events[-1][1]) / 1e3
     return StepTimes(wall_s, marks.close(wall_s))
+
+
+def cuda_event() -> torch.cuda.Event:
+    """Return an event that can time."""
+    import torch
+
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def clock_for(device: torch.device) -> StepClock:

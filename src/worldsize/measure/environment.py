@@ -15,6 +15,10 @@ import worldsize
 from worldsize.records import Environment
 
 
+def hostname() -> str:
+    return socket.gethostname()
+
+
 @functools.cache
 def code_version() -> str:
     """Return a digest of worldsize's own source files, so that two versions of the code are told apart."""
@@ -47,7 +51,7 @@ def describe(
 ) -> Environment:
     """Return the record of this host, with what the ranks told of their devices."""
     return Environment(
-        hostname=socket.gethostname(),
+        hostname=hostname(),
         platform=platform.platform(),
         python=platform.python_version(),
         torch=torch_version,

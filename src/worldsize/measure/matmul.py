@@ -7,6 +7,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+from worldsize.measure.clock import cuda_event
+
 CPU_SHAPES = ((1024, 1024, 1024), (2048, 1536, 384), (2048, 384, 1536))
 CUDA_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096), (4096, 16384, 4096))
 """(rows, outputs, inputs) of the linear layers that are timed; the best of them counts."""
@@ -38,9 +40,9 @@ def _timed_linear_s(x: torch.Tensor, weight: torch.Tensor) -> float:
         began_s = time.perf_counter()
         F.linear(x, weight)
         return time.perf_counter() - began_s
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began, ended = cuda_event(), cuda_event()
     began.record()
     F.linear(x, weight)
     ended.record()
     torch.cuda.synchronize(x.device)
-    return began.elapsed_time(ended) / 1e3
+    return float(began.elapsed_time(ended)) / 1e3

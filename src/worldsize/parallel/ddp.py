@@ -13,8 +13,8 @@ from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
     import torch
-    import torch.distributed as dist
     from torch import Tensor, nn
+    from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import StepClock
@@ -64,7 +64,7 @@ class DistributedDataParallel:
         self.ddp.register_comm_hook(None, lambda state, bucket: self._all_reduce_sum(bucket))
         self.replica.objective = self.ddp
 
-    def _all_reduce_sum(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def _all_reduce_sum(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         """Sum a bucket over the ranks. The loss is already divided by the global token count, so no division here."""
         import torch.distributed as dist
 
@@ -72,7 +72,8 @@ class DistributedDataParallel:
             self._clock.communication_started()
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         assert work is not None
-        return work.get_future().then(lambda future: future.value()[0])
+        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+        return summed
 
     def step(
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True

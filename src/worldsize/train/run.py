@@ -15,7 +15,7 @@ from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
 from worldsize.data.language_modelling import LanguageModelling
 from worldsize.data.prepare import TokenFile, prepare
-from worldsize.data.sampler import Sampler, to_hex
+from worldsize.data.sampler import Sampler, combine, to_hex
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory, summary
 from worldsize.measure.clock import StepClock, clock_for, marks_cost_s
@@ -27,7 +27,7 @@ from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, 
 from worldsize.models import cost
 from worldsize.models.decoder import build
 from worldsize.parallel.layout import batches_for, strategy_name
-from worldsize.parallel.registry import find
+from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
 from worldsize.records import (
     CollectiveCount,
@@ -80,7 +80,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
     model = build(config.model, config.train.seed, context.device)
-    strategy = find(strategy_name(config.parallel, context.world_size))()
+    strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     clock = clock_for(context.device)
     writer = RunWriter(job.out, context.rank)
@@ -137,7 +137,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
 def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
-    hosts_cores_names = context.gather((environment.socket.gethostname(), job.pinned_cores, name))
+    hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
     cores = [list(c) for _, c, _ in hosts_cores_names if c is not None]
     return RunRecord(
         config=config.model_dump(),
@@ -239,8 +239,8 @@ def _result(
         strategy=record.strategy,
         num_steps=len(reports[0].rows),
         num_warmup_steps=len(reports[0].rows) - len(timed_steps),
-        samples_digest=to_hex(sum(report.samples_digest for report in reports)),
-        samples_digest_expected=to_hex(log.prescribed_digest),
+        samples_digest=to_hex(combine(report.samples_digest for report in reports)),
+        samples_digest_expected=to_hex(combine([log.prescribed_digest])),
         num_samples=sum(row.num_samples for report in reports for row in report.rows),
         num_tokens=sum(row.num_tokens for report in reports for row in report.rows),
         losses=summary.losses(rows),
@@ -274,7 +274,7 @@ def _rank_summary(rank: int, report: RankReport) -> RankSummary:
         phases_s=summary.rank_phases_s(report.rows),
         num_samples=sum(row.num_samples for row in report.rows),
         num_tokens=sum(row.num_tokens for row in report.rows),
-        samples_digest=to_hex(report.samples_digest),
+        samples_digest=to_hex(combine([report.samples_digest])),
         peak_memory_bytes=report.peak_memory_bytes,
         matmul_flop_per_s=report.matmul_flop_per_s,
     )

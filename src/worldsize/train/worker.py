@@ -90,7 +90,8 @@ def _claimed(loaded: Loaded, out: Path, context: RankContext, stack: ExitStack) 
             claimed = claim(out, loaded.config.model_dump(), context.world_size)
         except UserError as error:
             refusal = str(error)
-    claimed, refusal = context.gather((claimed, refusal))[0]
+    answers: list[tuple[bool, str | None]] = context.gather((claimed, refusal))
+    claimed, refusal = answers[0]
     if refusal is not None:
         raise UserError(refusal)
     return claimed
@@ -115,6 +116,11 @@ def explain(error: Exception, rank: int, where: Where, loaded: Loaded) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"{place}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}. " + (
             "Free some space, or give another --out, and run the same command again."
+        )
+    if "timed out" in str(error).lower():
+        return (
+            f"{place}: another rank did not answer within device.timeout_s={config.device.timeout_s:g} s (timed out). "
+            "Look for the rank that hangs, or raise device.timeout_s."
         )
     if isinstance(error, ValueError) and type(error).__module__.startswith("worldsize"):
         return str(error)

@@ -1,0 +1,101 @@
+"""Hugging Face data sets as corpora: from the hub, or from a folder made by `save_to_disk`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldsize.config.schema import DataConfig
+from worldsize.data.pieces import Piece, cut, limited
+from worldsize.errors import UserError, nearest
+
+SAVED_DATASET_FILES = ("dataset_dict.json", "state.json")
+"""Either of them stands in a folder made by `save_to_disk`."""
+
+
+@dataclass(frozen=True)
+class RowCorpus:
+    """One document a row."""
+
+    rows: Any
+    column: str
+    digest: str
+    max_bytes: int | None
+
+    def pieces(self) -> Iterator[Piece]:
+        return limited(self._pieces(), self.max_bytes)
+
+    def _pieces(self) -> Iterator[Piece]:
+        first = True
+        for index, row in enumerate(self.rows):
+            starts = True
+            for piece in cut(io.BytesIO((row[self.column] or "").encode())):
+                yield Piece(piece.decode(), starts and not first, (index + 1) / len(self.rows))
+                starts = first = False
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Return whether `path` is a folder made by `save_to_disk`."""
+    return any((path / name).is_file() for name in SAVED_DATASET_FILES)
+
+
+def hub_corpus(data: DataConfig) -> RowCorpus:
+    """Return the training split of 'hub:NAME[:CONFIG]'. Raises UserError when it cannot be had."""
+    name, _, config = data.source.removeprefix("hub:").partition(":")
+    if not name:
+        raise UserError(f"data.source={data.source!r} names no data set. Write hub:NAME or hub:NAME:CONFIG.")
+    datasets = _datasets()
+    try:
+        rows = datasets.load_dataset(name, config or None, split="train")
+    except Exception as error:  # every library below raises its own kind
+        raise UserError(
+            f"data.source={data.source!r}: the data set could not be loaded ({first_line(error)}). Check the name "
+            "(hub:NAME or hub:NAME:CONFIG) and the connection, or give a local folder made by save_to_disk."
+        ) from error
+    return _row_corpus(rows, data)
+
+
+def saved_corpus(path: Path, data: DataConfig) -> RowCorpus:
+    """Return the data set, or its training split, that `save_to_disk` wrote to `path`."""
+    datasets = _datasets()
+    try:
+        rows = datasets.load_from_disk(str(path))
+    except Exception as error:  # every library below raises its own kind
+        raise UserError(f"{path} could not be read as a saved data set ({first_line(error)}).") from error
+    if isinstance(rows, dict):
+        if "train" not in rows:
+            raise UserError(f"{path} has no split 'train' (it has {', '.join(rows)}). Give one split's own folder.")
+        rows = rows["train"]
+    return _row_corpus(rows, data)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError("Hugging Face data sets need the extra 'hf': pip install 'worldsize[hf]'.") from error
+    return datasets
+
+
+def _row_corpus(rows: Any, data: DataConfig) -> RowCorpus:
+    column = data.text_column
+    if column not in rows.column_names:
+        close = nearest(column, rows.column_names)
+        hint = f" Did you mean data.text_column={close}?" if close else ""
+        raise UserError(f"{data.source!r} has no column {column!r}.{hint} Its columns: {', '.join(rows.column_names)}.")
+    if len(rows) == 0:
+        raise UserError(f"data.source={data.source!r} is empty. Give a data set with rows.")
+    if not isinstance(rows[0][column], str | None):
+        raise UserError(f"column {column!r} of {data.source!r} does not hold text. Set data.text_column=COLUMN.")
+    # The fingerprint is private, but it is the library's own name for content, and the same on every machine.
+    digest = hashlib.sha256(f"{rows._fingerprint} {len(rows)} {column}".encode()).hexdigest()
+    return RowCorpus(rows.select_columns([column]), column, digest, data.max_bytes)
+
+
+def first_line(error: Exception) -> str:
+    """Return an error of another library in at most 200 characters."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

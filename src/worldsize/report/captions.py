@@ -1,0 +1,150 @@
+"""Captions that can stand alone under a figure in a paper: what is drawn, of what, with which marks. Torch-free."""
+
+from __future__ import annotations
+
+from worldsize.records import CellResult, StudyResult
+from worldsize.report import labels
+from worldsize.report.method import setting
+from worldsize.report.numbers import count, in_words, show
+
+
+def _subject(result: StudyResult) -> str:
+    """Return 'strong scaling of a 4-layer decoder (width 128) on 2 cores of ACME CPU' as far as it is known."""
+    layers, width = setting(result, "model", "num_layers"), setting(result, "model", "d_model")
+    text = f"{result.scaling} scaling"
+    if layers and width:
+        text += f" of a {layers}-layer decoder of width {width}"
+    environment = result.environment
+    if environment is None:
+        return text
+    names = sorted(set(environment.device_names)) or [environment.device_kind]
+    return f"{text} on {labels.plain(', '.join(names), 80)}"
+
+
+def _marks(result: StudyResult) -> str:
+    """Explain the marks that occur, and only those."""
+    text = ""
+    if any(labels.is_refused(cell) for cell in result.cells):
+        text += " Hollow: the comparison with the baseline was refused."
+    if any(cell.overridden for cell in result.cells):
+        text += " †: refused, and printed by override."
+    return text
+
+
+def _repeats(result: StudyResult) -> str:
+    most = max((len(cell.runs) for cell in result.cells), default=0)
+    return f"up to {count(most, 'repeat')} a cell"
+
+
+def step_time(result: StudyResult) -> str:
+    return (
+        f"Time of one optimizer step, {_subject(result)}. Dots: every repeat's median over its timed steps "
+        f"({_repeats(result)}); tick: their median; band: its 95 % bootstrap interval.{_marks(result)}"
+    )
+
+
+def throughput(result: StudyResult) -> str:
+    return (
+        f"Target tokens per second of all devices together, {_subject(result)}. Dots, ticks and bands as for step "
+        f"time: "
+        f"repeats, median, 95 % interval.{_marks(result)}"
+    )
+
+
+def speedup(result: StudyResult) -> str:
+    return (
+        f"Speedup over the baseline for the same work, {_subject(result)}. Dashed: ideal. Large marks: medians with "
+        f"95 % "
+        f"bootstrap intervals; small dots beside them: every repeat.{_absent(result)}{_marks(result)}"
+    )
+
+
+def efficiency(result: StudyResult) -> str:
+    what = "speedup over added devices" if result.scaling == "strong" else "throughput per device over the baseline's"
+    return (
+        f"Efficiency ({what}), {_subject(result)}. Dashed: ideal. Large marks: medians with 95 % bootstrap intervals; "
+        f"small "
+        f"dots beside them: every repeat.{_absent(result)}{_marks(result)}"
+    )
+
+
+def _absent(result: StudyResult) -> str:
+    missing = any(cell.step_time_s is None for cell in result.cells)
+    return " At the foot: cells without a finished repeat." if missing else ""
+
+
+def phases(result: StudyResult) -> str:
+    return (
+        f"Where one step's time goes, {_subject(result)}: mean over ranks; a bar's length is the step time. Exposed "
+        f"communication is time in which nothing computes.{_marks(result)}"
+    )
+
+
+def exposed(result: StudyResult) -> str:
+    return (
+        "Exposed communication of one step by independent measures, with 95 % intervals: clock marks in timed steps; "
+        "steps "
+        f"with the exchange minus steps without (ablation); profiled steps (trace). {_sentence(_subject(result))}"
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def loss_by_step(result: StudyResult) -> str:
+    return (
+        f"Training loss by optimizer step, {_subject(result)}. Equal work must give one curve whatever the layout; a "
+        f"wide "
+        f"pale line under a narrow one is two curves that coincide.{_distance(result)}"
+    )
+
+
+def loss_by_time(result: StudyResult) -> str:
+    return (
+        f"The same losses against training time (step × the cell's median step time; warm-up and evaluation left out), "
+        f"{_subject(result)}. Time to an equal loss is what a speedup is for."
+    )
+
+
+def _distance(result: StudyResult) -> str:
+    """Return how far any curve lies from its baseline's, where both have one."""
+    by_name = {cell.name: cell for cell in result.cells}
+    pairs = [(cell, by_name[cell.baseline]) for cell in result.cells if cell.baseline in by_name and cell.losses]
+    same_batch = [(cell, base) for cell, base in pairs if cell.global_batch == base.global_batch and base.losses]
+    if not same_batch:
+        return ""
+    worst, cell = max(((_apart(cell, base), cell) for cell, base in same_batch), key=lambda pair: pair[0])
+    if worst == 0:
+        return " All curves equal their baseline's exactly."
+    text = show(worst) if worst >= 1e-3 else f"{worst:.1e}"
+    return f" Largest distance from the baseline at any step: {text} nats per token ({labels.describe(cell)})."
+
+
+def _apart(cell: CellResult, base: CellResult) -> float:
+    return max(abs(own - other) for own, other in zip(cell.losses, base.losses, strict=False))
+
+
+def per_rank(result: StudyResult) -> str:
+    return (
+        f"Every rank of every repeat, {_subject(result)}: median step time and median compute. Ranks in lock-step "
+        f"must agree "
+        "in step time; a slow rank shows in its compute while the others wait."
+    )
+
+
+def alt(result: StudyResult, key: str) -> str:
+    """Return what a figure shows, read out where it cannot be seen: its title and the numbers in it."""
+    picks = {
+        "step_time": lambda cell: cell.step_time_s and f"{in_words(cell.step_time_s)} s",
+        "throughput": lambda cell: cell.tokens_per_s and f"{in_words(cell.tokens_per_s)} tokens/s",
+        "speedup": lambda cell: cell.speedup and in_words(cell.speedup),
+        "efficiency": lambda cell: cell.efficiency and in_words(cell.efficiency),
+        "loss_by_step": lambda cell: cell.losses and f"last loss {show(cell.losses[-1], 4)}",
+        "loss_by_time": lambda cell: cell.losses and f"last loss {show(cell.losses[-1], 4)}",
+    }
+    pick = picks.get(key)
+    if pick is None:
+        return "The numbers stand in the table of the same name."
+    said = [f"{labels.describe(cell)}: {pick(cell) or 'not known'}" for cell in result.cells]
+    return "; ".join(said)

@@ -1,0 +1,117 @@
+"""A study as text: the table and the verdict, drawn from a StudyResult and nothing else. Fits 100 columns."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from worldsize.records import CellResult, Measured, StudyResult, Verdict
+from worldsize.scaling.wording import percent, time_text
+
+WIDTH = 100
+"""Columns that the table needs at most."""
+NONE = "–"
+
+
+def table(result: StudyResult) -> Table:
+    """Return the study's table: a row a cell. Absent figures are dashes; marks refer to the lines below the table."""
+    vary = sorted({key for cell in result.cells for key in cell.vary})
+    drawn = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=_caption(result), caption_justify="left"
+    )
+    for heading in _headings(result, bool(vary)):
+        left = heading in ("setting", "")
+        drawn.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    for cell in result.cells:
+        drawn.add_row(*_row(cell, vary, result), style="dim" if cell.step_time_s is None else None)
+    return drawn
+
+
+def verdict_text(verdict: Verdict) -> Group:
+    """Return the verdict as it is printed: headline, why, what to try next, evidence."""
+    parts: list[RenderableType] = [Text(verdict.headline, style="bold")]
+    for title, lines in (("Why", verdict.why), ("Next", verdict.next), ("Evidence", verdict.evidence)):
+        if lines:
+            parts.append(Text(f"\n{title}", style="bold"))
+            parts += [Padding(Text(f"- {line}"), (0, 0, 0, 2)) for line in lines]
+    return Group(*parts)
+
+
+def _headings(result: StudyResult, has_vary: bool) -> list[str]:
+    setting = ["setting"] if has_vary else []
+    utilisation = "MFU" if any(cell.mfu is not None for cell in result.cells) else "of\nmatmul"
+    return [
+        "de-\nvices", "global\nbatch", *setting, "step time\n(95 %)", "tokens\n/s", "speedup\n(95 %)", "effi-\nciency",
+        "exposed\ncomm.", utilisation, "memory\n/rank", "last\nloss", "",
+    ]  # fmt: skip
+
+
+def _row(cell: CellResult, vary: list[str], result: StudyResult) -> list[str]:
+    settings = " ".join(f"{key.split('.')[-1]}={cell.vary.get(key)}" for key in vary)
+    has_mfu = any(each.mfu is not None for each in result.cells)
+    utilisation = cell.mfu if has_mfu else cell.mfu_vs_measured_matmul
+    return [
+        str(cell.world_size),
+        str(cell.global_batch),
+        *([settings] if vary else []),
+        _time(cell.step_time_s),
+        _count(cell.tokens_per_s.median) if cell.tokens_per_s else NONE,
+        _speedup(cell),
+        percent(cell.efficiency.median) if cell.efficiency else NONE,
+        percent(cell.exposed_communication_share) if cell.exposed_communication_share is not None else NONE,
+        percent(utilisation) if utilisation is not None else NONE,
+        _bytes(cell.peak_memory_bytes) if cell.peak_memory_bytes is not None else NONE,
+        f"{cell.final_loss:.4f}" if cell.final_loss is not None else NONE,
+        _marks(cell),
+    ]
+
+
+def _time(measured: Measured | None) -> str:
+    if measured is None:
+        return NONE
+    scale, digits = (1.0, 2) if measured.median >= 1 else (1e3, 1)
+    return f"{time_text(measured.median)}\n{measured.low * scale:.{digits}f}-{measured.high * scale:.{digits}f}"
+
+
+def _speedup(cell: CellResult) -> str:
+    if cell.is_baseline:
+        return "baseline"
+    if cell.speedup is None:
+        return NONE
+    mark = " (!)" if cell.overridden else ""
+    return f"{cell.speedup.median:.2f}x{mark}\n{cell.speedup.low:.2f}-{cell.speedup.high:.2f}"
+
+
+def _count(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
+    return f"{value:.0f}"
+
+
+def _bytes(value: int) -> str:
+    gib = value / 2**30
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{value / 2**20:.0f} MiB"
+
+
+def _marks(cell: CellResult) -> str:
+    blocks = any(problem.severity == "blocks" for problem in cell.problems)
+    num_warnings = sum(problem.severity == "warns" for problem in cell.problems)
+    marks = [
+        *(["not comparable"] if blocks and not cell.overridden else []),
+        *(["overridden"] if cell.overridden else []),
+        *([f"{num_warnings} warning{'s' * (num_warnings > 1)}"] if num_warnings else []),
+        *([f"{len(cell.failures)} failed"] if cell.failures else []),
+    ]
+    return ", ".join(marks)
+
+
+def _caption(result: StudyResult) -> Text | None:
+    """Return one line a problem: the cell, the rule and what it found."""
+    lines = [f"{problem.rule}: {problem.message}" for problem in result.problems]
+    lines += [f"{cell.name}, {problem.rule}: {problem.message}" for cell in result.cells for problem in cell.problems]
+    lines += [f"{failure.run}: {failure.reason}" for cell in result.cells for failure in cell.failures]
+    return Text("\n".join(lines), style="italic") if lines else None

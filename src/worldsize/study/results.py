@@ -1,0 +1,204 @@
+"""From run folders to a StudyResult: the table, the problems and the verdict. Reads only; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from worldsize.errors import UserError
+from worldsize.measure.statistics import measured
+from worldsize.records import PHASES, CellResult, ExposedCommunication, Measured, Problem, StudyPlan, StudyResult
+from worldsize.scaling.rules import RULES, SPEEDUP_RULES, Context
+from worldsize.scaling.speedup import inverse, ratio, scaled, step_time
+from worldsize.scaling.verdict import verdict
+from worldsize.study.cells import MeasuredCell, baselines, of_runs, of_study, paired_rounds
+from worldsize.study.files import Run, read_plan, read_run, read_steps
+from worldsize.study.grid import Scaling
+
+__all__ = ["Run", "analyse", "from_runs", "read_run", "read_steps"]
+
+
+def analyse(folder: Path, override: bool = False) -> StudyResult:
+    """Read a study's folder and return what it measured so far; runs that are missing are named, not guessed.
+
+    `override` prints speedups that the same-work gate refuses, marked `overridden`. Raises UserError that names the bad
+    file and field.
+    """
+    if not (folder / "study.json").is_file():
+        raise UserError(f"{folder} is no study folder: it has no study.json. Give the folder that --out named.")
+    plan = read_plan(folder)
+    cells = of_study(folder, plan)
+    return _result(cells, plan.scaling, override, folder.resolve().name, folder, _unfinished(cells, plan), plan.command)
+
+
+def from_runs(
+    folders: Sequence[Path], *, scaling: Scaling | None = None, override: bool = False, title: str | None = None
+) -> StudyResult:
+    """Read any run folders and return them as a study: grouped into cells by what differs between their configs.
+
+    `scaling` None reads the mode off the batches. Raises UserError that names the bad file and field.
+    """
+    if not folders:
+        raise UserError("no run folders were given. Give at least one folder that holds run.json and result.json.")
+    distinct = list({folder.resolve(): folder for folder in folders}.values())
+    runs = [read_run(folder) for folder in distinct]
+    cells, scaling = of_runs(runs, scaling)
+    named = title or (distinct[0].resolve().name if len(distinct) == 1 else f"{len(distinct)} runs")
+    return _result(cells, scaling, override, named, None, [], [])
+
+
+def _unfinished(cells: Sequence[MeasuredCell], plan: StudyPlan) -> list[Problem]:
+    num_planned = len(cells) * plan.repeats
+    num_finished = sum(len(cell.runs) for cell in cells)
+    num_failed = sum(len(cell.failures) for cell in cells)
+    if num_finished == num_planned:
+        return []
+    message = (
+        f"{num_finished} of {num_planned} runs finished, {num_failed} failed; the same command goes on with the rest"
+    )
+    return [Problem(rule="unfinished", severity="warns", message=message)]
+
+
+def _result(
+    cells: Sequence[MeasuredCell],
+    scaling: Scaling,
+    override: bool,
+    title: str,
+    folder: Path | None,
+    problems: list[Problem],
+    command: list[str],
+) -> StudyResult:
+    base_of = baselines(cells)
+    judged: dict[str, CellResult] = {}
+    for cell in sorted(cells, key=lambda cell: not cell.is_baseline):  # a baseline's own faults come first
+        base = base_of[cell.name]
+        known = judged[base.name].problems if base.name in judged else []
+        judged[cell.name] = _cell(cell, base, known, scaling, override, folder)
+    results = [judged[cell.name] for cell in cells]
+    runs = {cell.name: cell.runs for cell in cells}
+    first = next((cell.runs[0] for cell in sorted(cells, key=lambda c: c.world_size) if cell.runs), None)
+    return StudyResult(
+        title=title,
+        scaling=scaling,
+        cells=results,
+        verdict=verdict(results, runs, scaling),
+        problems=problems,
+        environment=first.record.environment if first else None,
+        config=first.record.config if first else {},
+        command=command or (first.record.command if first else []),
+    )
+
+
+def _cell(
+    cell: MeasuredCell,
+    base: MeasuredCell,
+    baseline_problems: Sequence[Problem],
+    scaling: Scaling,
+    override: bool,
+    folder: Path | None,
+) -> CellResult:
+    """Sum up one cell: its times, its problems and, where the gate lets it pass, its speedup."""
+    result = CellResult(
+        name=cell.name,
+        world_size=cell.world_size,
+        global_batch=cell.global_batch,
+        vary=cell.vary,
+        is_baseline=cell.is_baseline,
+        baseline=None if cell.is_baseline else base.name,
+        runs=[_relative(run.folder, folder) for run in cell.runs],
+        failures=list(cell.failures),
+    )
+    if not cell.runs:
+        return result
+    _add_measurements(result, cell)
+    assert result.step_time_s is not None
+    context = Context(cell, base, scaling, result.step_time_s, baseline_problems)
+    problems = _with_own([problem for rule in RULES for problem in rule(context)], cell.runs)
+    blocked = any(problem.severity == "blocks" for problem in problems)
+    if not cell.is_baseline and base.runs and (override or not blocked):
+        gain = _add_speedup(result, cell, base, scaling)
+        result.overridden = blocked
+        context = Context(cell, base, scaling, result.step_time_s, baseline_problems, gain)
+        problems += [problem for rule in SPEEDUP_RULES for problem in rule(context)]
+    result.problems = problems
+    return result
+
+
+def _relative(path: Path, folder: Path | None) -> str:
+    return str(path.relative_to(folder) if folder else path)
+
+
+def _with_own(problems: Sequence[Problem], runs: Sequence[Run]) -> list[Problem]:
+    """Add what the runs reported of themselves, once a rule, where no rule here found it; blocking problems first."""
+    known = {problem.rule: problem for run in reversed(runs) for problem in reversed(run.result.problems)}
+    own = [problem for rule, problem in known.items() if rule not in {found.rule for found in problems}]
+    return sorted([*problems, *own], key=lambda problem: problem.severity != "blocks")
+
+
+def _add_measurements(result: CellResult, cell: MeasuredCell) -> None:
+    """Fill in what the runs measured: medians over repeats."""
+    first = cell.runs[0]
+    time = step_time([run.step_times_s for run in cell.runs])
+    result.step_time_s = time
+    result.tokens_per_s = inverse(time, first.result.num_tokens / first.result.num_steps)
+    result.strategy, result.layout = first.result.strategy, first.result.layout
+    result.phases_s = _phases(cell.runs, time.median)
+    exposed_s = result.phases_s.get("exposed_communication_s", 0.0)
+    result.exposed_communication_share = exposed_s / time.median
+    result.compute_to_communication = result.phases_s.get("compute_s", 0.0) / exposed_s if exposed_s > 0 else None
+    result.exposed_communication = _exposed(cell.runs)
+    result.peak_memory_bytes = max(max(run.result.peak_memory_bytes) for run in cell.runs)
+    result.mfu = _median_of(cell.runs, lambda run: run.result.mfu)
+    result.mfu_vs_measured_matmul = _median_of(cell.runs, lambda run: run.result.mfu_vs_measured_matmul)
+    result.measuring_cost_share = _median_of(
+        cell.runs, lambda run: run.result.measuring_cost.share_of_step if run.result.measuring_cost else None
+    )
+    result.losses = first.result.losses
+    result.final_loss = first.result.losses[-1]
+
+
+def _phases(runs: Sequence[Run], step_s: float) -> dict[str, float]:
+    """Return the mean over repeats of each phase's share of the step, times the step time: the books stay closed."""
+    shares: list[Mapping[str, float]] = []
+    for run in runs:
+        total = sum(run.result.phases_s.values())
+        shares.append({name: s / total for name, s in run.result.phases_s.items()} if total > 0 else {})
+    names = [*PHASES, *sorted(set().union(*shares) - set(PHASES))]
+    return {name: step_s * mean(share.get(name, 0.0) for share in shares) for name in names}
+
+
+def _median_of(runs: Sequence[Run], value_of: Callable[[Run], float | None]) -> float | None:
+    values = [value for run in runs if (value := value_of(run)) is not None]
+    return median(values) if values else None
+
+
+def _exposed(runs: Sequence[Run]) -> ExposedCommunication | None:
+    """Return exposed communication over the repeats: each way's samples are one median a repeat."""
+    exposed = [run.result.exposed_communication for run in runs if run.result.exposed_communication]
+    if not exposed:
+        return None
+
+    def over_repeats(way: str) -> Measured | None:
+        medians = [value.median for each in exposed if (value := getattr(each, way)) is not None]
+        return measured(medians) if medians else None
+
+    ways: dict[str, Any] = {
+        way: over_repeats(way) for way in ("clock_s", "ablation_s", "trace_s", "contention_s", "copies_s")
+    }
+    return ExposedCommunication(**ways, disagreement=next((e.disagreement for e in exposed if e.disagreement), None))
+
+
+def _add_speedup(result: CellResult, cell: MeasuredCell, base: MeasuredCell, scaling: Scaling) -> Measured:
+    """Fill in speedup and efficiency; return the speedup (weak scaling: devices × efficiency, which is not shown)."""
+    base_rounds, rounds, paired = paired_rounds(base, cell)
+    faster = ratio(base_rounds, rounds, paired=paired)
+    devices = cell.world_size / base.world_size
+    if scaling == "strong":
+        result.speedup = faster
+        result.efficiency = scaled(faster, 1 / devices)
+        return faster
+    ours, theirs = (each.runs[0].result.num_tokens / each.runs[0].result.num_steps for each in (cell, base))
+    result.efficiency = scaled(faster, ours / theirs / devices)
+    return scaled(result.efficiency, devices)

@@ -1,0 +1,30 @@
+"""Small corpora, and the shared data sets where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from worldsize.config.schema import DataConfig
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data sets: $WORLDSIZE_SHARED/data, or ../shared/data beside the checkout."""
+    beside = Path(__file__).parents[3] / "shared"
+    folder = Path(os.environ.get("WORLDSIZE_SHARED", beside)) / "data"
+    if not folder.is_dir():
+        pytest.skip("no shared data (set WORLDSIZE_SHARED)")
+    return folder
+
+
+@pytest.fixture
+def make_data(tmp_path: Path):
+    """Return a DataConfig with a cache of its own."""
+
+    def make(source: object, tokenizer: object = "bytes", **rest: object) -> DataConfig:
+        return DataConfig(source=str(source), tokenizer=str(tokenizer), cache_dir=str(tmp_path / "cache"), **rest)
+
+    return make

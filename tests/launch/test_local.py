@@ -1,0 +1,235 @@
+"""Runs on real ranks of this machine: what they leave on disk, and how they end when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from worldsize.config.load import load
+from worldsize.errors import RunError, UserError
+from worldsize.launch import local
+from worldsize.launch.local import launch
+from worldsize.launch.progress import Progress
+from worldsize.records import RunResult
+
+pytestmark = pytest.mark.slow
+
+FAULTY_WORKER = Path(__file__).parents[1] / "faulty_worker.py"
+SMALL = [
+    "model.num_layers=2", "model.d_model=64", "model.context_length=32", "train.steps=20", "train.global_batch=8",
+    "train.eval_samples=8", "train.checksum_every_steps=10", "measure.warmup_steps=2", "measure.window_steps=5",
+    "measure.probe_rounds=2", "measure.trace_steps=1", "data.max_bytes=200000", "device.timeout_s=20",
+]  # fmt: skip
+
+
+def small_run(out: Path, *overrides: str, world_size: int = 2) -> RunResult:
+    launch(load(None, [*SMALL, *overrides], None), world_size=world_size, out=out, command=["test"])
+    return RunResult.model_validate_json((out / "result.json").read_text())
+
+
+def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(local, "WORKER", [sys.executable, str(FAULTY_WORKER), fault])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTY_WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]))
+
+
+def no_rank_is_left() -> bool:
+    """Return whether this process has no children but idle shared ranks of other tests."""
+    children = psutil.Process().children(recursive=True)
+    return not any(
+        "worldsize.train.worker" in " ".join(c.cmdline()) or "faulty" in " ".join(c.cmdline()) for c in children
+    )
+
+
+def test_two_ranks_do_the_same_work_as_one(tmp_path: Path) -> None:
+    one, two = small_run(tmp_path / "one", world_size=1), small_run(tmp_path / "two", world_size=2)
+    assert one.samples_digest == one.samples_digest_expected == two.samples_digest == two.samples_digest_expected
+    assert one.num_samples == two.num_samples == 20 * 8
+    assert one.num_tokens == two.num_tokens == 20 * 8 * 32
+    assert two.losses == pytest.approx(one.losses, rel=1e-4)
+    assert [e.loss for e in two.evaluations] == pytest.approx([e.loss for e in one.evaluations], rel=1e-4)
+    assert [e.num_tokens for e in two.evaluations] == [e.num_tokens for e in one.evaluations]
+    assert two.checksums[0].by_rank == one.checksums[0].by_rank * 2
+    assert all(len(set(checksum.by_rank)) == 1 for checksum in two.checksums)
+    assert two.communication_bytes.observed == two.communication_bytes.predicted
+    assert one.communication_bytes.observed == one.communication_bytes.predicted == []
+    assert one.phases_s["exposed_communication_s"] == 0.0
+    assert one.exposed_communication is None
+    for result in (one, two):
+        assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
+        assert len(result.step_time_s.samples) == 18
+        assert result.tokens_per_s == pytest.approx(8 * 32 / result.step_time_s.median)
+
+
+def test_what_lies_on_disk(tmp_path: Path) -> None:
+    small_run(tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        ".lock", "run.json", "result.json", "steps.rank0.jsonl", "steps.rank1.jsonl",
+    }  # fmt: skip
+    for rank in range(2):
+        rows = [json.loads(line) for line in (tmp_path / f"run/steps.rank{rank}.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == list(range(20))
+        assert [row["warmup"] for row in rows] == [True] * 2 + [False] * 18
+        for row in rows:
+            assert sum(row["phases_s"].values()) == pytest.approx(row["wall_s"], rel=1e-9)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["origins"]["train.steps"]["source"] == "override"
+    assert record["origins"]["parallel.dp"] == {"value": 2, "source": "derived"}
+    assert record["environment"]["pinned_cores"] == [[0], [1]] or os.cpu_count() != 2
+
+
+def test_a_finished_run_is_skipped_and_another_config_refused(tmp_path: Path) -> None:
+    small_run(tmp_path, world_size=1)
+    before = (tmp_path / "result.json").stat().st_mtime_ns
+    again = launch(load(None, SMALL, None), world_size=1, out=tmp_path, command=["test"])
+    assert again is False
+    assert (tmp_path / "result.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"train\.seed: 0 → 1.*never overwritten"):
+        launch(load(None, [*SMALL, "train.seed=1"], None), world_size=1, out=tmp_path, command=["test"])
+
+
+def test_two_writers_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with local.locked(tmp_path, "run"), pytest.raises(UserError, match="being written by another run"):
+        small_run(tmp_path, world_size=1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise_error", r"rank 1 failed at step 7 \(training\): RuntimeError: the cat sat on the keyboard"),
+        ("kill", r"rank 1 was ended by SIGKILL after step \d+.*Run the same command again"),
+        ("nan", r"the loss is nan at step 7 on rank (1|0, 1)\. Lower optimizer\.learning_rate \(now 0\.001\)"),
+    ],
+)
+def test_a_fault_on_one_rank_ends_the_run_in_seconds_with_one_message(
+    fault: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_fault(monkeypatch, fault)
+    began_s = time.monotonic()
+    with pytest.raises(RunError, match=message):
+        small_run(tmp_path)
+    assert time.monotonic() - began_s < 40  # most of it is starting: torch is imported on two busy cores
+    assert not (tmp_path / "result.json").exists()
+    assert no_rank_is_left()
+
+
+def test_a_rank_that_hangs_is_noticed_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fault(monkeypatch, "hang")
+    with pytest.raises(RunError, match=r"another rank did not answer within device\.timeout_s=5 s"):
+        small_run(tmp_path, "device.timeout_s=5")
+    assert no_rank_is_left()
+
+
+def test_after_a_failure_the_same_command_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        with_fault(patched, "raise_error")
+        with pytest.raises(RunError):
+            small_run(tmp_path)
+    assert (tmp_path / "error.rank1.txt").read_text().count("the cat sat on the keyboard") >= 1
+    assert small_run(tmp_path).num_steps == 20
+    assert not list(tmp_path.glob("error.*"))
+
+
+def test_every_rank_on_all_data_is_not_the_prescribed_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fault(monkeypatch, "repeat_data")
+    result = small_run(tmp_path)
+    assert result.num_samples == 2 * 20 * 8
+    assert result.samples_digest != result.samples_digest_expected
+
+
+def test_ranks_with_their_own_seeds_part_at_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fault(monkeypatch, "own_seeds")
+    result = small_run(tmp_path)
+    assert len(set(result.checksums[0].by_rank)) == 2
+    assert result.samples_digest != result.samples_digest_expected
+
+
+def test_a_slowed_rank_shows_in_its_own_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_fault(monkeypatch, "slow_rank")
+    result = small_run(tmp_path, "train.steps=40", "model.d_model=128")
+    compute_s = [rank.phases_s["compute_s"] for rank in result.ranks]
+    assert compute_s[1] / compute_s[0] > 1.1
+    waiting_s = [rank.phases_s["exposed_communication_s"] for rank in result.ranks]
+    assert waiting_s[0] > waiting_s[1]
+
+
+def test_ctrl_c_ends_every_rank_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worldsize", "train", *SMALL, "train.steps=100000", "--nproc", "2"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / "run" / "run.json").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    assert len(ranks) >= 2
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=15)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert not [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_killed_launcher_takes_its_ranks_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worldsize", "train", *SMALL, "train.steps=100000", "--nproc", "2"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / "run" / "run.json").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert not alive
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Path:
+    """A file system with room for a few hundred kilobytes."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", mount]).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    return mount
+
+
+def test_a_full_disk_is_said_and_leaves_no_result(tiny_disk: Path) -> None:
+    try:
+        with pytest.raises(RunError, match=r"No space left on device.*Free some space"):
+            small_run(tiny_disk / "run", world_size=1)
+        assert not (tiny_disk / "run" / "result.json").exists()
+    finally:
+        subprocess.run(["umount", tiny_disk], check=True)
+
+
+def test_progress_is_told_in_order(tmp_path: Path) -> None:
+    said: list[Progress] = []
+    launch(load(None, SMALL, None), world_size=1, out=tmp_path, command=["test"], on_progress=said.append)
+    stages = list(dict.fromkeys(progress.stage for progress in said))
+    assert [s for s in stages if s != "preparing"] == ["starting", "training", "evaluating", "probing", "tracing"]
+    last = [p for p in said if p.stage == "training"][-1]
+    assert (last.step, last.num_steps) == (20, 20)
+    assert last.loss == pytest.approx(json.loads((tmp_path / "result.json").read_text())["losses"][-1])
+
+
+def test_torchrun_gives_the_same_run(tmp_path: Path) -> None:
+    arguments = ["-m", "worldsize", "train", *SMALL, "--out", str(tmp_path / "torchrun")]
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29817", *arguments],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    theirs = RunResult.model_validate_json((tmp_path / "torchrun" / "result.json").read_text())
+    ours = small_run(tmp_path / "ours")
+    assert theirs.losses == ours.losses
+    assert theirs.samples_digest == ours.samples_digest
+    assert theirs.checksums == ours.checksums

@@ -1,0 +1,69 @@
+"""Real gloo ranks that tests share: started once a session, each runs the functions that tests send it."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_S = 60
+
+
+class Ranks:
+    """A process group of `world_size` spawned ranks with one thread each."""
+
+    def __init__(self, world_size: int, rendezvous: Path) -> None:
+        context = mp.get_context("spawn")
+        self.world_size = world_size
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, world_size, str(rendezvous), theirs), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call a module-level function as function(rank, world_size, *args) on every rank; return their answers."""
+        for pipe in self._pipes:
+            pipe.send((function, args))
+        answers = []
+        for pipe in self._pipes:
+            assert pipe.poll(TIMEOUT_S), f"{function.__name__} did not answer within {TIMEOUT_S} s"
+            answers.append(pipe.recv())
+        for rank, (failure, _) in enumerate(answers):
+            assert failure is None, f"on rank {rank}:\n{failure}"
+        return [value for _, value in answers]
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._processes:
+            process.join(timeout=10)
+            process.kill()
+
+
+def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=TIMEOUT_S),
+    )
+    while (request := pipe.recv()) is not None:
+        function, args = request
+        try:
+            pipe.send((None, function(rank, world_size, *args)))
+        except Exception:
+            pipe.send((traceback.format_exc(), None))
+    dist.destroy_process_group()

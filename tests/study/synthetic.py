@@ -1,0 +1,400 @@
+"""Run and study folders as the trainer would write them, from figures a test chooses; each known fault on request.
+
+The numbers follow a small cost model, so that a test knows the answers: compute divides over the devices, the optimizer
+does not (as under DDP), and more than one device pays for exposed communication.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldsize.config.schema import Config
+from worldsize.measure.statistics import measured
+from worldsize.records import (
+    PHASES,
+    Checksum,
+    CollectiveCount,
+    CommunicationBytes,
+    Environment,
+    Evaluation,
+    ExposedCommunication,
+    MeasuringCost,
+    Origin,
+    RankSummary,
+    RunRecord,
+    RunResult,
+    StepRow,
+    StudyPlan,
+)
+
+NUM_PARAMETERS = 1_000_000
+CONTEXT_LENGTH = 128
+NUM_CORPUS_SAMPLES = 4096
+DERIVED = (
+    "model.num_kv_heads",
+    "model.d_ff",
+    "model.vocab_size",
+    "parallel.strategy",
+    "parallel.dp",
+    "train.micro_batch",
+)
+
+
+def phases_of(
+    world_size: int, global_batch: int, *, compute_s: float = 0.1, exposed_s: float = 0.006
+) -> dict[str, float]:
+    """Phases of one step under the cost model: `compute_s` is one device's, for a global batch of 64."""
+    return {
+        "data_wait_s": 0.0005,
+        "host_to_device_s": 0.0,
+        "compute_s": compute_s * global_batch / 64 / world_size,
+        "exposed_communication_s": exposed_s if world_size > 1 else 0.0,
+        "bubble_s": 0.0,
+        "optimizer_s": 0.004,
+        "other_s": 0.0005,
+    }
+
+
+def losses_of(num_steps: int, seed: int, global_batch: int) -> list[float]:
+    """A loss curve that depends on what training depends on, and not on the layout."""
+    wiggle = np.random.default_rng([seed, global_batch]).normal(0, 0.02, num_steps)
+    return [float(2.5 + 3.0 * np.exp(-step / 15) + wiggle[step]) for step in range(num_steps)]
+
+
+def sample_ids(step: int, global_batch: int, seed: int) -> np.ndarray:
+    return np.random.default_rng([seed, step, global_batch]).permutation(NUM_CORPUS_SAMPLES)[:global_batch]
+
+
+def digest(step: int, ids: np.ndarray) -> int:
+    """Sum of a 128-bit hash per (step, id): adds over ranks and steps."""
+    pairs = (hashlib.blake2b(f"{step}:{i}".encode(), digest_size=16).digest() for i in ids.tolist())
+    return sum(int.from_bytes(pair, "big") for pair in pairs) % 2**128
+
+
+def make_config(
+    world_size: int, global_batch: int, num_steps: int, seed: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A resolved config tree; `settings` are dotted keys."""
+    tree = Config().model_dump()
+    filled: dict[str, Any] = {
+        "model.num_kv_heads": 4,
+        "model.d_ff": 512,
+        "model.vocab_size": 256,
+        "parallel.strategy": "single" if world_size == 1 else "ddp",
+        "parallel.dp": world_size,
+        "train.micro_batch": global_batch // world_size,
+        "train.global_batch": global_batch,
+        "train.steps": num_steps,
+        "train.seed": seed,
+        "device.kind": "cpu",
+    }
+    for key, value in (filled | dict(settings)).items():
+        section, field = key.split(".")
+        tree[section][field] = value
+    return Config.model_validate(tree).model_dump(mode="json")
+
+
+def make_environment(world_size: int, changes: Mapping[str, Any]) -> Environment:
+    values: dict[str, Any] = {
+        "hostname": "testhost",
+        "platform": "Linux-6.1",
+        "python": "3.11.7",
+        "torch": "2.13.0",
+        "worldsize": "0.1.0",
+        "code_version": "c0de" * 8,
+        "cpu_name": "Test CPU @ 3 GHz",
+        "num_cores": 8,
+        "memory_bytes": 16 * 2**30,
+        "device_kind": "cpu",
+        "device_names": ["Test CPU @ 3 GHz"] * world_size,
+        "backend": None if world_size == 1 else "gloo",
+        "threads_per_rank": 1,
+        "pinned_cores": [[rank] for rank in range(world_size)],
+    }
+    return Environment(**(values | dict(changes)))
+
+
+def make_run(
+    folder: Path,
+    *,
+    world_size: int = 1,
+    step_time_s: float | None = None,
+    phases: Mapping[str, float] | None = None,
+    global_batch: int = 64,
+    num_steps: int = 25,
+    num_warmup_steps: int = 5,
+    losses: Sequence[float] | None = None,
+    seed: int = 0,
+    noise: float = 0.005,
+    noise_seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    every_rank_all_data: bool = False,
+    ranks_seeded_differently: bool = False,
+    slow_rank: int | None = None,
+    slowdown: float = 1.2,
+    out_of_step: float = 0.0,
+    started_at: str = "2026-01-01T00:00:00+00:00",
+) -> Path:
+    """Write one finished run and return its folder.
+
+    `phases` are the ranks' mean phases in seconds and sum to the step time; `step_time_s` scales them to that sum.
+    `noise` is the relative spread of step times. `config` holds dotted keys, `environment` fields to change.
+    Faults: `every_rank_all_data` (a sampler that forgot to shard), `ranks_seeded_differently`, `slow_rank` (its
+    compute takes `slowdown` times as long and the others wait), `out_of_step` (relative gap between ranks' step times).
+    """
+    phases = dict(phases or phases_of(world_size, global_batch))
+    if step_time_s is not None:
+        scale = step_time_s / sum(phases.values())
+        phases = {name: seconds * scale for name, seconds in phases.items()}
+    tree = make_config(world_size, global_batch, num_steps, seed, config or {})
+    losses = (
+        list(losses)
+        if losses is not None
+        else losses_of(num_steps, seed + 100 * ranks_seeded_differently, global_batch)
+    )
+    rows = _rows(
+        phases,
+        world_size,
+        global_batch,
+        losses,
+        num_warmup_steps,
+        noise,
+        noise_seed,
+        every_rank_all_data,
+        slow_rank,
+        slowdown,
+        out_of_step,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    record = RunRecord(
+        config=tree,
+        origins={key: Origin(value=_leaf(tree, key), source="derived") for key in DERIVED},
+        command=["worldsize", "train", "config.yaml"],
+        started_at=started_at,
+        world_size=world_size,
+        layout={"dp": world_size, "fsdp": 1, "tp": 1, "pp": 1},
+        strategy="single" if world_size == 1 else "ddp",
+        num_parameters=NUM_PARAMETERS,
+        flop_per_token=6.0 * NUM_PARAMETERS,
+        environment=make_environment(world_size, environment or {}),
+    )
+    result = _result(rows, losses, global_batch, num_warmup_steps, seed, every_rank_all_data, ranks_seeded_differently)
+    (folder / "run.json").write_text(record.model_dump_json(indent=1))
+    for rank, rank_rows in enumerate(rows):
+        text = "".join(row.model_dump_json() + "\n" for row in rank_rows)
+        (folder / f"steps.rank{rank}.jsonl").write_text(text)
+    (folder / "result.json").write_text(result.model_dump_json(indent=1))
+    return folder
+
+
+def _leaf(tree: Mapping[str, Any], key: str) -> Any:
+    section, field = key.split(".")
+    return tree[section][field]
+
+
+def _rows(
+    phases: Mapping[str, float],
+    world_size: int,
+    global_batch: int,
+    losses: Sequence[float],
+    num_warmup_steps: int,
+    noise: float,
+    noise_seed: int,
+    every_rank_all_data: bool,
+    slow_rank: int | None,
+    slowdown: float,
+    out_of_step: float,
+) -> list[list[StepRow]]:
+    """Ranks end a step together: who computes for longer waits for less."""
+    rng = np.random.default_rng(noise_seed)
+    drift = rng.normal(0, noise / 2)  # this run is a little slower or faster than another
+    num_samples = global_batch if every_rank_all_data else global_batch // world_size
+    rows: list[list[StepRow]] = [[] for _ in range(world_size)]
+    for step, loss in enumerate(losses):
+        pace = max(0.5, 1 + drift + rng.normal(0, noise)) * (3.0 if step == 0 else 1.0)
+        for rank in range(world_size):
+            own = {name: phases[name] * pace for name in PHASES}
+            if world_size > 1:
+                swing = own["compute_s"] * rng.normal(0, noise / 2)
+                swing = float(np.clip(swing, -own["exposed_communication_s"] / 2, own["exposed_communication_s"] / 2))
+                own["compute_s"] += swing
+                own["exposed_communication_s"] -= swing
+            if slow_rank is not None:
+                extra = phases["compute_s"] * pace * (slowdown - 1)
+                own["compute_s" if rank == slow_rank else "exposed_communication_s"] += extra
+            if rank == world_size - 1:
+                own["other_s"] += out_of_step * sum(own.values())
+            num_tokens = num_samples * CONTEXT_LENGTH
+            rows[rank].append(
+                StepRow(
+                    step=step,
+                    warmup=step < num_warmup_steps,
+                    wall_s=sum(own.values()),
+                    phases_s=own,
+                    num_samples=num_samples,
+                    num_tokens=num_tokens,
+                    loss_sum=loss * num_tokens,
+                    grad_norm=1.0,
+                    learning_rate=1e-3,
+                    memory_bytes=300 * 2**20,
+                )
+            )
+    return rows
+
+
+def _rank_digest(rank: int, world_size: int, num_steps: int, global_batch: int, seed: int, *, all_data: bool) -> int:
+    total = 0
+    for step in range(num_steps):
+        ids = sample_ids(step, global_batch, seed)
+        total += digest(step, ids if all_data else np.array_split(ids, world_size)[rank])
+    return total
+
+
+def _summary(rank: int, rows: Sequence[StepRow], samples_digest: int) -> RankSummary:
+    timed = [row for row in rows if not row.warmup]
+    step_time_s = float(np.median([row.wall_s for row in timed]))
+    means = {name: float(np.mean([row.phases_s[name] for row in timed])) for name in PHASES}
+    scale = step_time_s / sum(means.values())
+    return RankSummary(
+        rank=rank,
+        step_time_s=step_time_s,
+        phases_s={name: seconds * scale for name, seconds in means.items()},
+        num_samples=sum(row.num_samples for row in rows),
+        num_tokens=sum(row.num_tokens for row in rows),
+        samples_digest=f"{samples_digest % 2**128:032x}",
+        peak_memory_bytes=400 * 2**20 + rank,
+        matmul_flop_per_s=9e10,
+    )
+
+
+def _exposed(phases: Mapping[str, float]) -> ExposedCommunication:
+    exposed_s = phases["exposed_communication_s"]
+    near = [exposed_s * factor for factor in (0.97, 0.99, 1.0, 1.01, 1.03)]
+    return ExposedCommunication(clock_s=measured(near), ablation_s=measured(near), trace_s=measured(near))
+
+
+def _result(
+    rows: Sequence[Sequence[StepRow]],
+    losses: Sequence[float],
+    global_batch: int,
+    num_warmup_steps: int,
+    seed: int,
+    all_data: bool,
+    seeds_differ: bool,
+) -> RunResult:
+    world_size, num_steps = len(rows), len(losses)
+    prescribed = sum(digest(step, sample_ids(step, global_batch, seed)) for step in range(num_steps))
+    rank_digests = [
+        _rank_digest(r, world_size, num_steps, global_batch, seed + r * seeds_differ, all_data=all_data)
+        for r in range(world_size)
+    ]
+    ranks = [_summary(rank, rows[rank], rank_digests[rank]) for rank in range(world_size)]
+    slowest = [max(row.wall_s for row in step) for step in zip(*rows, strict=True)][num_warmup_steps:]
+    step_time = measured(slowest)
+    means = {name: float(np.mean([rank.phases_s[name] for rank in ranks])) for name in PHASES}
+    scale = step_time.median / sum(means.values())
+    phases = {name: seconds * scale for name, seconds in means.items()}
+    num_tokens = sum(rank.num_tokens for rank in ranks)
+    tokens_per_s = num_tokens / num_steps / step_time.median
+    exchange = CollectiveCount(kind="all_reduce", group="dp", group_size=world_size, payload_bytes=4 * NUM_PARAMETERS)
+    exchanges = [exchange] if world_size > 1 else []
+    weights = [
+        hashlib.blake2b(f"weights {seed + rank * seeds_differ}".encode(), digest_size=16).hexdigest()
+        for rank in range(world_size)
+    ]
+    return RunResult(
+        world_size=world_size,
+        layout={"dp": world_size, "fsdp": 1, "tp": 1, "pp": 1},
+        strategy="single" if world_size == 1 else "ddp",
+        num_steps=num_steps,
+        num_warmup_steps=num_warmup_steps,
+        samples_digest=f"{sum(rank_digests) % 2**128:032x}",
+        samples_digest_expected=f"{prescribed % 2**128:032x}",
+        num_samples=sum(rank.num_samples for rank in ranks),
+        num_tokens=num_tokens,
+        losses=list(losses),
+        grad_norms=[1.0] * num_steps,
+        evaluations=[Evaluation(step=num_steps, loss=losses[-1] + 0.1, num_tokens=4096)],
+        checksums=[Checksum(step=0, by_rank=weights), Checksum(step=num_steps, by_rank=[w[::-1] for w in weights])],
+        step_time_s=step_time,
+        phases_s=phases,
+        tokens_per_s=tokens_per_s,
+        peak_memory_bytes=[rank.peak_memory_bytes for rank in ranks],
+        ranks=ranks,
+        communication_bytes=CommunicationBytes(predicted=exchanges, observed=exchanges),
+        exposed_communication=_exposed(phases) if world_size > 1 else None,
+        model_flop_per_s=6.0 * NUM_PARAMETERS * tokens_per_s / world_size,
+        mfu=None,
+        mfu_absent_because="the peak of this CPU is not known",
+        mfu_vs_measured_matmul=6.0 * NUM_PARAMETERS * tokens_per_s / world_size / 9e10,
+        measuring_cost=MeasuringCost(per_step_s=measured([1e-4, 1.2e-4, 0.8e-4]), share_of_step=0.002, marks_s=2e-5),
+        energy_absent_because="no counter can be read",
+        wall_s=float(sum(row.wall_s for row in rows[0])),
+        finished_at="2026-01-01T00:01:00+00:00",
+    )
+
+
+def make_study(
+    folder: Path,
+    *,
+    world_sizes: Sequence[int] = (1, 2),
+    global_batches: Sequence[int] = (64,),
+    repeats: int = 3,
+    scaling: str = "strong",
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    faults: Mapping[str, Mapping[str, Any]] | None = None,
+    **common: Any,
+) -> Path:
+    """Write a finished study and return its folder.
+
+    Under weak scaling `global_batches` stand for the smallest world size. `vary` takes one key. `faults` maps a cell's
+    name ('n2-b64') to more arguments of `make_run` for all its repeats; `common` goes to every run.
+    """
+    vary = dict(vary or {})
+    for world_size in world_sizes:
+        for batch in global_batches:
+            global_batch = batch * world_size // min(world_sizes) if scaling == "weak" else batch
+            for settings in _settings(vary):
+                leaf = "".join(f"-{key.split('.')[-1]}{value}" for key, value in settings.items())
+                name = f"n{world_size}-b{global_batch}{leaf}"
+                for repeat in range(1, repeats + 1):
+                    more = {**common, **(faults or {}).get(name, {})}
+                    more["config"] = {**settings, **more.get("config", {})}
+                    noise_seed = int.from_bytes(
+                        hashlib.blake2b(f"{name}/{repeat}".encode(), digest_size=4).digest(), "big"
+                    )
+                    make_run(
+                        folder / "runs" / name / f"r{repeat}",
+                        **{
+                            "world_size": world_size,
+                            "global_batch": global_batch,
+                            "noise_seed": noise_seed,
+                            "started_at": f"2026-01-01T00:{repeat:02d}:{world_size:02d}+00:00",
+                            **more,
+                        },
+                    )
+    plan = StudyPlan(
+        command=["worldsize", "study", "config.yaml", "--nproc", ",".join(map(str, world_sizes))],
+        scaling="weak" if scaling == "weak" else "strong",
+        repeats=repeats,
+        world_sizes=list(world_sizes),
+        global_batches=list(global_batches),
+        vary={key: list(values) for key, values in vary.items()},
+        config=json.loads(Config().model_dump_json()),
+    )
+    (folder / "study.json").write_text(plan.model_dump_json(indent=1))
+    return folder
+
+
+def _settings(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    if not vary:
+        return [{}]
+    [(key, values)] = vary.items()
+    return [{key: value} for value in values]
