@@ -1,9 +1,9 @@
-"""What the rings hand to each other and what lies on disk: run records, step rows, results, study results.
+"""What a run leaves on disk and hands to whatever explains it: run records, step rows, results.
 
 Torch-free, so that a laptop reads what a cluster wrote. A run's folder holds `run.json` (RunRecord, written
 first), `steps.rank{R}.jsonl` (a StepRow a line) and `result.json` (RunResult, written last and atomically: its
-presence means that the run finished). A study's folder holds `study.json` (StudyPlan), `runs/` and `results.json`
-(StudyResult). A measured run and a predicted one have the same shape.
+presence means that the run finished). A measured run and a predicted one have the same shape. Records of a study are
+in study/records.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PHASES = (
 
 
 class Record(BaseModel):
-    """Base of everything on disk: unknown keys are errors, so that a renamed field cannot pass unnoticed."""
+    """Base of everything on disk: unknown keys are errors, so that a renamed field cannot pass unnoticed; so is NaN."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Measured(Record):
@@ -110,6 +110,10 @@ class StepRow(Record):
     num_tokens: int = Field(description="target tokens, padding excluded, that this rank consumed")
     loss_sum: float = Field(description="sum of the loss over those tokens")
     grad_norm: float | None = Field(None, description="norm of the whole gradient before clipping")
+    local_grad_norm: float | None = Field(
+        None,
+        description="norm of the mean gradient over this rank's own samples, before the exchange; beside grad_norm it gives the gradient noise scale",
+    )
     learning_rate: float
     memory_bytes: int | None = Field(None, description="memory in use at the window's end")
 
@@ -206,7 +210,11 @@ class RunResult(Record):
     num_samples: int
     num_tokens: int
     losses: list[float] = Field(description="a step's loss: sum over all ranks' target tokens / their count")
-    grad_norms: list[float | None]
+    grad_norms: list[float | None] = Field(description="of the whole gradient before clipping; None without clipping")
+    local_grad_norms: list[float | None] = Field(
+        default_factory=list,
+        description="root mean square over ranks of the norm of each rank's own mean gradient; None where ranks hold none",
+    )
     evaluations: list[Evaluation]
     checksums: list[Checksum]
     step_time_s: Measured = Field(description="per timed step the slowest rank's wall time")
@@ -227,89 +235,5 @@ class RunResult(Record):
         None, description="energy of the timed steps, all devices; None when no counter can be read"
     )
     energy_absent_because: str | None = None
-    problems: list[Problem] = Field(default_factory=list)
     wall_s: float = Field(description="from the first step's start to the last step's end")
     finished_at: str
-
-
-class StudyPlan(Record):
-    """study.json: the grid, in the order in which it runs."""
-
-    schema_version: int = SCHEMA_VERSION
-    command: list[str]
-    scaling: Literal["strong", "weak"]
-    repeats: int
-    world_sizes: list[int]
-    global_batches: list[int] = Field(
-        description="at the smallest world size; under weak scaling it grows with the world size"
-    )
-    vary: dict[str, list[Any]] = Field(description="config key → values")
-    config: dict[str, Any] = Field(description="the base config")
-
-
-class RunFailure(Record):
-    """A cell's repeat that did not finish."""
-
-    run: str = Field(description="folder, relative to the study")
-    reason: str
-
-
-class CellResult(Record):
-    """All repeats of one point of the grid."""
-
-    name: str = Field(description="short and unique: also the cell's folder")
-    world_size: int
-    global_batch: int
-    vary: dict[str, Any]
-    strategy: str | None = None
-    layout: dict[str, int] | None = None
-    is_baseline: bool
-    baseline: str | None = Field(None, description="name of the cell that it is compared with")
-    runs: list[str] = Field(description="folders of finished repeats, relative to the study")
-    failures: list[RunFailure] = Field(default_factory=list)
-    step_time_s: Measured | None = Field(None, description="samples: one median a repeat")
-    tokens_per_s: Measured | None = None
-    phases_s: dict[str, float] = Field(default_factory=dict)
-    speedup: Measured | None = Field(
-        None, description="T(baseline) / T(cell) for the same work; None when not comparable, see problems"
-    )
-    efficiency: Measured | None = Field(
-        None,
-        description="strong: speedup × baseline devices / devices; weak: tokens per second and device over the baseline's",
-    )
-    overridden: bool = Field(False, description="the speedup is printed although the gate refused it")
-    exposed_communication_share: float | None = Field(None, description="of the step time")
-    exposed_communication: ExposedCommunication | None = None
-    compute_to_communication: float | None = Field(
-        None, description="compute_s / exposed_communication_s; None when nothing is exposed"
-    )
-    peak_memory_bytes: int | None = Field(None, description="of the rank that needs most")
-    mfu: float | None = None
-    mfu_vs_measured_matmul: float | None = None
-    measuring_cost_share: float | None = None
-    final_loss: float | None = None
-    losses: list[float] = Field(default_factory=list, description="of the first finished repeat")
-    problems: list[Problem] = Field(default_factory=list)
-
-
-class Verdict(Record):
-    """The study in words, every figure in them computed from the measurements."""
-
-    headline: str = Field(description="one sentence")
-    why: list[str]
-    next: list[str] = Field(description="what to try, with what it should give")
-    evidence: list[str]
-
-
-class StudyResult(Record):
-    """results.json: the table, the verdict and the problems; every print of a study comes from it."""
-
-    schema_version: int = SCHEMA_VERSION
-    title: str
-    scaling: Literal["strong", "weak"]
-    cells: list[CellResult]
-    verdict: Verdict
-    problems: list[Problem] = Field(default_factory=list)
-    environment: Environment | None = None
-    config: dict[str, Any] = Field(default_factory=dict, description="of the baseline's first run")
-    command: list[str] = Field(default_factory=list)

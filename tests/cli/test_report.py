@@ -11,7 +11,7 @@ from tests.report.page import Page
 from tests.study.synthetic import make_run, make_study
 from worldsize.cli.report import report
 from worldsize.errors import UserError
-from worldsize.records import StudyResult
+from worldsize.study.records import StudyResult
 
 
 @pytest.fixture(scope="module")

@@ -69,13 +69,21 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu") -> di
     strategy.prepare(model, config, context)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     clock = clock_for(context.device)
-    losses, norms = [], []
+    losses, norms, local_norms = [], [], []
     for step in range(config.train.steps):
         clock.start()
         output = strategy.step(micro_batches_of(step, config, context), config.optimizer.learning_rate, clock)
         clock.stop()
         losses.append(float(output.loss_sum))
         norms.append(None if output.grad_norm is None else float(output.grad_norm))
+        local_norms.append(None if output.local_grad_norm is None else float(output.local_grad_norm))
     times = clock.window()
     after = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return {"before": before, "after": after, "losses": losses, "norms": norms, "times": times}
+    return {
+        "before": before,
+        "after": after,
+        "losses": losses,
+        "norms": norms,
+        "local_norms": local_norms,
+        "times": times,
+    }

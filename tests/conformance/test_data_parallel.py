@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conformance.steps import config_of, train
+from tests.conformance.steps import config_of, samples_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
+from worldsize.data.batch import IGNORED_TARGET
+from worldsize.models.decoder import build
+from worldsize.train.loss import loss_sum
 
 CONFIGS = {
     "plain": config_of(),
@@ -57,3 +60,21 @@ def test_books_close_and_one_device_communicates_nothing(config: Config, two_ran
         for step in one["times"]:
             assert sum(step.phases_s.values()) == pytest.approx(step.wall_s, rel=1e-9)
             assert step.phases_s["compute_s"] > 0
+
+
+@pytest.mark.parametrize("micro_batch", [4, 1])
+def test_local_gradient_norms_are_those_of_each_ranks_own_samples(micro_batch: int, two_ranks: Ranks) -> None:
+    config = config_of(train={"micro_batch": micro_batch, "steps": 1})
+    found = [one["local_norms"][0] for one in two_ranks.run(train, config)]
+    for rank, norm in enumerate(found):
+        assert norm == pytest.approx(own_gradient_norm(config, rank), rel=1e-4)
+
+
+def own_gradient_norm(config: Config, rank: int) -> float:
+    """Return the norm of 2 × the gradient of a rank's loss sum over the global count of tokens, by plain autograd."""
+    tokens, targets = samples_of(0, config.train.global_batch)
+    model = build(config.model, config.train.seed, "cpu")
+    mine = slice(4 * rank, 4 * rank + 4)
+    loss = loss_sum(model(tokens[mine]), targets[mine]) / int((targets != IGNORED_TARGET).sum())
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    return 2 * float(torch.cat([g.flatten() for g in gradients]).norm())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,18 @@ def make_data(tmp_path: Path):
         return DataConfig(source=str(source), tokenizer=str(tokenizer), cache_dir=str(tmp_path / "cache"), **rest)
 
     return make
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which no name resolves."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*_args: object, **_named: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr("worldsize.data.hub.getproxies", dict)
+    for module in (constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)  # and restored afterwards

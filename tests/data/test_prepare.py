@@ -152,6 +152,14 @@ def test_a_damaged_cache_is_made_again(books: Path, make_data: MakeData) -> None
         assert good.path.read_bytes() == expected
 
 
+def test_making_again_does_not_touch_the_file_that_others_have_mapped(books: Path, make_data: MakeData) -> None:
+    file = prepare(make_data(books))
+    file.path.write_bytes(b"damaged")
+    mapped = np.memmap(file.path, dtype=np.uint8, mode="r")
+    assert prepare(make_data(books)).tokens().tobytes() != b"damaged"
+    assert mapped.tobytes() == b"damaged"
+
+
 @pytest.mark.hf
 def test_a_damaged_copy_of_the_tokenizer_is_made_again(books: Path, make_data: MakeData) -> None:
     pytest.importorskip("tokenizers")
@@ -225,7 +233,8 @@ if __name__ == "__main__":
 
 
 def start(script: Path, data: DataConfig) -> subprocess.Popen[str]:
-    script.write_text(PREPARE)
+    if not script.exists():
+        script.write_text(PREPARE)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, str(script), data.model_dump_json()], env=environment, text=True,
@@ -253,7 +262,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_file(
     assert process.stdout is not None
     assert process.stdout.readline() == "tokenizing\n"
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len([child for child in family if "spawn_main" in " ".join(child.cmdline())]) == 2
+    assert len([child for child in family if "worldsize.data.workers" in " ".join(child.cmdline())]) == 2
     if ended_by is signal.SIGINT:
         os.killpg(process.pid, ended_by)  # as a terminal does
     else:
@@ -276,7 +285,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_message(
 
     def kill_one(_share: float, _doing: str) -> None:
         for child in psutil.Process().children() if not killed else []:
-            if "spawn_main" in " ".join(child.cmdline()):
+            if "worldsize.data.workers" in " ".join(child.cmdline()):
                 killed.append(child.pid)
                 child.kill()
                 return
@@ -285,7 +294,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_message(
     with pytest.raises(UserError, match=r"ended before its work was done.*data\.num_workers=1"):
         prepare(data, on_progress=kill_one)
     assert killed
-    assert not [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+    assert not [c for c in psutil.Process().children() if "worldsize.data.workers" in " ".join(c.cmdline())]
 
 
 class SlowBytes(ByteTokenizer):

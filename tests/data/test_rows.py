@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -81,9 +80,8 @@ def test_a_hub_name_asks_for_the_training_split(
     assert asked == [("owner/name", config, "train")]
 
 
-def test_no_network_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.usefixtures("no_network")
+def test_no_network_is_said_in_words() -> None:
     with pytest.raises(UserError, match=r"hub:no/such.* could not be loaded \(.*save_to_disk"):
         documents(DataConfig(source="hub:no/such"))
 
@@ -101,7 +99,6 @@ def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.
 
 def test_an_empty_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = datasets.Dataset.from_dict({"text": []})
-    fake = types.SimpleNamespace(load_dataset=lambda *_args, **_rest: empty)
-    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_rest: empty)
     with pytest.raises(UserError, match="is empty"):
         documents(DataConfig(source="hub:owner/name"))

@@ -172,9 +172,9 @@ def test_a_hub_name_goes_through_auto_tokenizer(
 
 
 @pytest.mark.hf
-def test_a_misspelt_name_without_network_is_told_the_nearest(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_network")
+def test_a_misspelt_name_without_network_is_told_the_nearest(text_file: Path) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"'byte' is no file or folder here, and could not be had .*mean 'bytes'"):
         opened("byte", text_file)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from tests.study.synthetic import losses_of, make_config, make_environment, phases_of
 from worldsize.measure.statistics import measured
-from worldsize.records import CellResult, ExposedCommunication, Problem, RunFailure, StudyResult, Verdict
+from worldsize.records import ExposedCommunication, Problem
+from worldsize.study.records import CellResult, RunFailure, StudyResult, Verdict
 
 SPREAD = (0.991, 1.0, 1.0123)
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.report.page import Page
 from tests.report.studies import STUDIES, failed, make_cell, make_study, refused
 from tests.study import synthetic
-from worldsize.records import Origin, Problem, RunFailure, StudyResult, Verdict
+from worldsize.records import Origin, Problem
 from worldsize.report import html
+from worldsize.study.records import RunFailure, StudyResult, Verdict
 
 NETWORK = re.compile(r"(?:https?:)?//|@import|url\((?!#)", re.IGNORECASE)
 

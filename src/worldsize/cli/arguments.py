@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worldsize.errors import UserError
+
+if TYPE_CHECKING:
+    from worldsize.config.schema import Config
 
 ConfigArguments = Annotated[
     list[str] | None,
@@ -42,3 +46,12 @@ def check_nproc(nproc: int) -> None:
     """Raise UserError unless the world size is at least 1."""
     if nproc < 1:
         raise UserError(f"--nproc is {nproc}, but must be at least 1.")
+
+
+def warn(config: Config) -> None:
+    """Say on standard error what is legal but probably not meant."""
+    from worldsize.config.rules import cautions
+
+    if os.environ.get("RANK", "0") == "0":
+        for caution in cautions(config):
+            print(f"note: {caution}", file=sys.stderr)

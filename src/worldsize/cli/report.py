@@ -13,7 +13,7 @@ from worldsize.cli.arguments import JsonOption
 from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from worldsize.records import StudyResult
+    from worldsize.study.records import StudyResult
 
 FORMATS = ("html", "json", "markdown", "csv")
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import ConfigArguments, JsonOption, NprocOption, PresetOption, check_nproc, split_config
+from worldsize.cli.arguments import (
+    ConfigArguments,
+    JsonOption,
+    NprocOption,
+    PresetOption,
+    check_nproc,
+    split_config,
+    warn,
+)
 
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded
@@ -37,6 +45,7 @@ def train(
     check_nproc(nproc)
     path, overrides = split_config(config)
     loaded = load(path, overrides, preset)
+    warn(loaded.config)
     ran = _as_a_rank(loaded, out) if "RANK" in os.environ else _here(loaded, nproc, out)
     if os.environ.get("RANK", "0") == "0":
         if not ran:
@@ -68,14 +77,14 @@ def _as_a_rank(loaded: Loaded, out: Path) -> bool:
 
 
 def _show(out: Path, json_output: bool) -> None:
-    from worldsize.records import RunRecord, RunResult
     from worldsize.report.run_text import run_text
-    from worldsize.run_folder import RESULT, RUN
+    from worldsize.run_folder import RESULT
+    from worldsize.study.results import from_runs, read_run
 
-    text = (out / RESULT).read_text(encoding="utf-8")
     if json_output:
-        print(text, end="")
+        print((out / RESULT).read_text(encoding="utf-8"), end="")
         return
-    record = RunRecord.model_validate_json((out / RUN).read_text(encoding="utf-8"))
-    print(run_text(record, RunResult.model_validate_json(text)))
+    run = read_run(out)
+    problems = [p for cell in from_runs([out]).cells for p in cell.problems if p.rule != "few-repeats"]
+    print(run_text(run.record, run.result, problems))
     print(f"{'folder':<11}{out}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsize.config.schema import DataConfig
+from worldsize.data.hub import first_line, offline_when_unreachable
 from worldsize.data.pieces import Piece, cut, limited
 from worldsize.errors import UserError, nearest
 
@@ -49,6 +50,7 @@ def hub_corpus(data: DataConfig) -> RowCorpus:
     if not name:
         raise UserError(f"data.source={data.source!r} names no data set. Write hub:NAME or hub:NAME:CONFIG.")
     datasets = _datasets()
+    offline_when_unreachable(datasets.config)
     try:
         rows = datasets.load_dataset(name, config or None, split="train")
     except Exception as error:  # every library below raises its own kind
@@ -94,8 +96,3 @@ def _row_corpus(rows: Any, data: DataConfig) -> RowCorpus:
     # The fingerprint is private, but it is the library's own name for content, and the same on every machine.
     digest = hashlib.sha256(f"{rows._fingerprint} {len(rows)} {column}".encode()).hexdigest()
     return RowCorpus(rows.select_columns([column]), column, digest, data.max_bytes)
-
-
-def first_line(error: Exception) -> str:
-    """Return an error of another library in at most 200 characters."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -12,7 +12,7 @@ import numpy as np
 
 from worldsize.data.cache import atomic_file, locked
 from worldsize.data.corpus import Corpus
-from worldsize.data.rows import first_line
+from worldsize.data.hub import first_line, offline_when_unreachable
 from worldsize.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -234,6 +234,7 @@ def _from_hub(spec: str) -> FastTokenizer:
             f"data.tokenizer={spec!r} is no file or folder here, and names of the Hugging Face hub need the extra "
             f"'hf': pip install 'worldsize[hf]'.{hint}"
         ) from error
+    offline_when_unreachable()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(spec)
     except Exception as error:  # every library below raises its own kind

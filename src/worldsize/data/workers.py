@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -74,22 +75,32 @@ def tokenize_in_processes(
 
 @contextmanager
 def _processes(tokenizer: Tokenizer, num_workers: int) -> Iterator[list[Connection]]:
-    spawn = multiprocessing.get_context("spawn")  # a forked copy of a process with threads can hang
-    pipes = [spawn.Pipe() for _ in range(num_workers)]
-    processes = [spawn.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes]
+    """Start the processes and yield a connection to each.
+
+    They are started afresh: a forked copy of a process with threads can hang, and multiprocessing's own spawning runs
+    the caller's main script again. In a process group of their own, Ctrl-C does not reach them; this process ends them.
+    """
+    connections: list[Connection] = []
+    processes: list[subprocess.Popen[bytes]] = []
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     try:
-        for process, (_, theirs) in zip(processes, pipes, strict=True):
-            process.start()
-            theirs.close()
-        for ours, _ in pipes:  # after all have started: sending waits until the other end reads
+        for _ in range(num_workers):
+            ours, theirs = multiprocessing.Pipe()
+            connections.append(ours)
+            with theirs:
+                handle = theirs.fileno()
+                command = [sys.executable, "-c", f"from worldsize.data.workers import serve; serve({handle})"]
+                processes.append(subprocess.Popen(command, env=environment, pass_fds=[handle], process_group=0))
+        for ours in connections:  # after all have started: sending waits until the other end reads
             _send(ours, tokenizer)
-        yield [ours for ours, _ in pipes]
+        yield connections
     finally:
-        for process, (ours, _) in zip(processes, pipes, strict=True):
+        for ours in connections:
             ours.close()
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+        for process in processes:
+            process.terminate()
+            process.wait()
 
 
 def _send(connection: Connection, work: Tokenizer | list[Piece]) -> None:
@@ -112,22 +123,21 @@ def _receive(connection: Connection) -> Tokens:
 
 def _died() -> UserError:
     return UserError(
-        "a process that tokenizes ended before its work was done (out of memory, or a script that starts runs without "
-        "`if __name__ == '__main__':`). Try fewer: data.num_workers=1."
+        "a process that tokenizes ended before its work was done (out of memory, or killed). "
+        "Try fewer: data.num_workers=1."
     )
 
 
-def _serve(connection: Connection) -> None:
-    """Tokenize what comes until the other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends us
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+def serve(handle: int) -> None:
+    """Tokenize what comes over the pipe `handle` until its other end closes. The whole life of a process."""
+    connection = Connection(handle)
     try:
         tokenizer: Tokenizer = connection.recv()
         while True:
             chunk = connection.recv()
             try:
                 connection.send(tokenize(tokenizer, chunk))
-            except Exception as error:  # raised again in the parent
+            except Exception as error:  # raised again where the work came from
                 connection.send(error)
     except (EOFError, OSError):
         return

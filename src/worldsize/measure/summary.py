@@ -6,6 +6,7 @@ The slowest rank makes the step time; the phases are the mean over ranks, and su
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from statistics import mean, median
 
 from worldsize.measure.statistics import measured
@@ -36,6 +37,12 @@ def losses(rows_by_rank: Rows) -> list[float]:
         sum(row.loss_sum for row in step) / sum(row.num_tokens for row in step)
         for step in zip(*rows_by_rank.values(), strict=True)
     ]
+
+
+def local_grad_norms(rows_by_rank: Rows) -> list[float | None]:
+    """Return each step's root mean square over ranks of the norm of a rank's own gradient, None where there is none."""
+    steps = [[row.local_grad_norm for row in step] for step in zip(*rows_by_rank.values(), strict=True)]
+    return [sqrt(mean(norm**2 for norm in norms if norm is not None)) if None not in norms else None for norms in steps]
 
 
 def rank_phases_s(rows: Sequence[StepRow]) -> dict[str, float]:

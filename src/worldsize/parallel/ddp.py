@@ -50,7 +50,9 @@ class DistributedDataParallel:
         from worldsize.train.replica import Replica
 
         self.replica = Replica(model, config, context.device)
+        self._num_replicas = context.layout.dp
         self._clock: StepClock | None = None
+        self._bucket_norms: list[Tensor] = []
         # init_sync=False: every rank already made the same weights, and a broadcast would hide it if they had not.
         self.ddp = TorchDDP(
             self.replica.objective,
@@ -66,8 +68,10 @@ class DistributedDataParallel:
 
     def _all_reduce_sum(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         """Sum a bucket over the ranks. The loss is already divided by the global token count, so no division here."""
+        import torch
         import torch.distributed as dist
 
+        self._bucket_norms.append(torch.linalg.vector_norm(bucket.buffer()))
         if self._clock is not None:
             self._clock.communication_started()
         work = dist.all_reduce(bucket.buffer(), async_op=True)
@@ -86,9 +90,21 @@ class DistributedDataParallel:
         if exchange:
             loss_sum = loss_sum + self.replica.forward_backward(micro_batches[last:])
         clock.mark_exchange()
+        local_grad_norm = self._local_grad_norm()
         grad_norm = self.replica.update(learning_rate)
         clock.mark("optimizer_s")
-        return StepOutput(loss_sum, grad_norm)
+        return StepOutput(loss_sum, grad_norm, local_grad_norm)
+
+    def _local_grad_norm(self) -> Tensor | None:
+        """Return the norm of this rank's own mean gradient, from its buckets before they were summed."""
+        import torch
+
+        norms, self._bucket_norms = self._bucket_norms, []
+        if not norms or self.replica.precision.scaler.is_enabled():
+            return None  # fp16's loss scale is still in them
+        # Buckets hold the rank's sum over the global count of tokens; its mean is over its own share of them.
+        local_norm: Tensor = torch.linalg.vector_norm(torch.stack(norms)) * self._num_replicas
+        return local_norm
 
     def evaluate(self, batch: Batch) -> Tensor:
         return self.replica.evaluate(batch)

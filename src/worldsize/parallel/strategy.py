@@ -27,6 +27,8 @@ class StepOutput:
     """Sum of the loss over this rank's target tokens, a scalar on the rank's device."""
     grad_norm: Tensor | None
     """Norm of the whole gradient before clipping, a scalar on the rank's device; None where it is not computed."""
+    local_grad_norm: Tensor | None = None
+    """Norm of the mean gradient over this rank's own samples, before any exchange; None where ranks do not hold one."""
 
 
 class Strategy(Protocol):

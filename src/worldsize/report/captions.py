@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from worldsize.records import CellResult, StudyResult
 from worldsize.report import labels
 from worldsize.report.method import setting
 from worldsize.report.numbers import count, in_words, show
+from worldsize.study.records import CellResult, StudyResult
 
 
 def _subject(result: StudyResult) -> str:

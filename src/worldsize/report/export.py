@@ -6,9 +6,10 @@ import csv
 import io
 import re
 
-from worldsize.records import CellResult, Measured, StudyResult
+from worldsize.records import Measured
 from worldsize.report import labels, rows
 from worldsize.report.method import definitions
+from worldsize.study.records import CellResult, StudyResult
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$&])")
 

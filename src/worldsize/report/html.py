@@ -15,12 +15,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from worldsize.config.schema import Config
-from worldsize.records import Origin, RunRecord, RunResult, StudyResult
+from worldsize.records import Origin, RunRecord, RunResult
 from worldsize.report import captions, figures, labels, rows, svg, theme
 from worldsize.report.figures.phases import has_exposed
 from worldsize.report.figures.ranks import RanksByCell
 from worldsize.report.figures.training import has_losses
 from worldsize.report.method import definitions
+from worldsize.study.records import StudyResult
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from worldsize.records import CellResult, Measured, StudyResult
+from worldsize.records import Measured
 from worldsize.report.numbers import count
+from worldsize.study.records import CellResult, StudyResult
 
 LONGEST_LABEL = 46
 """Characters of a label in a figure; tables show names whole."""

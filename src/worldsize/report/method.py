@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldsize.measure.statistics import CONFIDENCE, NUM_RESAMPLES
-from worldsize.records import StudyResult
 from worldsize.report.numbers import count
+from worldsize.study.records import StudyResult
 
 
 @dataclass(frozen=True)

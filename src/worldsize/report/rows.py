@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from worldsize.records import PHASES, CellResult, Measured, StudyResult
+from worldsize.records import PHASES, Measured
 from worldsize.report import labels
 from worldsize.report.numbers import (
     PERCENT,
@@ -20,6 +20,7 @@ from worldsize.report.numbers import (
     show_interval,
     time_unit,
 )
+from worldsize.study.records import CellResult, StudyResult
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from worldsize.records import Measured, RunRecord, RunResult
+from collections.abc import Sequence
+
+from worldsize.records import Measured, Problem, RunRecord, RunResult
 
 
-def run_text(record: RunRecord, result: RunResult) -> str:
-    """Return what one run measured, as lines with units."""
+def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) -> str:
+    """Return what one run measured, as lines with units, and what is wrong with it."""
     lines = [
         ("run", _what_ran(record, result)),
         ("loss", f"{result.losses[0]:.4f} → {result.losses[-1]:.4f} in {result.num_steps} steps{_held_out(result)}"),
@@ -26,7 +28,7 @@ def run_text(record: RunRecord, result: RunResult) -> str:
         )  # fmt: skip
     if result.energy_j is not None:
         lines.append(("energy", f"{result.energy_j:,.0f} J"))
-    lines += [(problem.severity, f"{problem.rule}: {problem.message}") for problem in result.problems]
+    lines += [(problem.severity, f"{problem.rule}: {problem.message}") for problem in problems]
     return "\n".join(f"{name:<11}{text}" for name, text in lines)
 
 

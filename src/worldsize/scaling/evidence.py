@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from worldsize.records import CellResult, CommunicationBytes
+from worldsize.records import CommunicationBytes
 from worldsize.scaling.suggestions import Pair
 from worldsize.scaling.wording import devices, percent, time_interval, time_text
 from worldsize.study.comparability import loss_differences, tolerance_at
 from worldsize.study.files import Run
+from worldsize.study.records import CellResult
 
 AGREE_WITHIN = 0.10
 
@@ -87,7 +88,7 @@ def _three_ways(cell: CellResult) -> str | None:
     if len(seconds) == 1:
         return f"Exposed communication: {told}; no second way was measured."
     if exposed.disagreement:
-        return f"Exposed communication: {told}. {exposed.disagreement}"
+        return f"Exposed communication: {told}. {exposed.disagreement[:1].upper()}{exposed.disagreement[1:]}"
     gap = (max(seconds.values()) - min(seconds.values())) / max(max(seconds.values()), 1e-12)
     agree = "they agree within" if gap <= AGREE_WITHIN else "they differ by"
     return f"Exposed communication: {told}; {agree} {percent(max(gap, 0.01))}."
@@ -108,6 +109,8 @@ def _bytes(counts: CommunicationBytes) -> str | None:
 def _cost(cell: CellResult) -> str | None:
     if cell.measuring_cost_share is None:
         return None
+    if cell.measuring_cost_share <= 0:
+        return "What measuring costs does not show above the noise (steps with the clock minus steps without)."
     return f"Measuring costs {cell.measuring_cost_share * 100:.2f} % of the step (steps with the clock minus without)."
 
 

@@ -247,7 +247,7 @@ def measuring_costs(context: Context) -> list[Problem]:
         cost = run.result.measuring_cost
         if cost is None or cost.share_of_step <= MEASURING_COST or cost.per_step_s.low <= 0:
             return None
-        return f"measuring takes {cost.share_of_step:.1%} of the step"
+        return f"measuring takes {cost.share_of_step * 100:.1f} % of the step"
 
     return in_runs("measuring-costs", "warns", context.cell.runs, find)
 

@@ -37,7 +37,8 @@ def slow_ranks(cell: MeasuredCell) -> list[str]:
         return []
     rounds = _compute_rounds(cell)
     sentences = []
-    for rank, ours in enumerate(rounds):
+    for rank in _suspects(rounds):
+        ours = rounds[rank]
         others = [rounds[other] for other in range(cell.world_size) if other != rank]
         theirs = [[median(steps) for steps in zip(*repeat, strict=False)] for repeat in zip(*others, strict=True)]
         if min(map(min, [*ours, *theirs])) <= 0:
@@ -52,6 +53,16 @@ def slow_ranks(cell: MeasuredCell) -> list[str]:
             f"device, or more work on that rank"
         )
     return sentences
+
+
+def _suspects(rounds: Sequence[Sequence[Sequence[float]]]) -> list[int]:
+    """Return the ranks whose median compute is beyond the threshold: the only ones worth an interval."""
+    typical = [median([median(steps) for steps in repeats]) for repeats in rounds]
+    suspects = []
+    for rank, seconds in enumerate(typical):
+        if seconds >= (1 + SLOWER_BY / 2) * median(typical[:rank] + typical[rank + 1 :]):
+            suspects.append(rank)
+    return suspects
 
 
 def _ms(rounds: Sequence[Sequence[float]]) -> str:

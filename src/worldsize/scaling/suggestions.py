@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from worldsize.records import CellResult
 from worldsize.scaling.wording import percent, time_text
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
+from worldsize.study.records import CellResult
 
 WORTH = 0.02
 """A change that gives less than this is not listed."""
@@ -40,8 +40,10 @@ class Pair:
         return self.num_times_devices if self.scaling == "strong" else 1.0
 
     def efficiency(self, *, cell_change_s: float = 0.0, baseline_change_s: float = 0.0) -> float:
-        """Return ideal / actual step time after both step times change by so many seconds."""
+        """Return ideal / actual step time after both step times change by so many seconds; 0 where nothing is left."""
         actual_s = sum(self.cell.phases_s.values()) + cell_change_s
+        if actual_s <= 0:
+            return 0.0
         return (sum(self.baseline.phases_s.values()) + baseline_change_s) / self.divisor / actual_s
 
     def told(self, efficiency: float) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from worldsize.records import CellResult, Measured, Verdict
+from worldsize.records import Measured
 from worldsize.scaling.evidence import about_measuring, evidence, warnings
 from worldsize.scaling.suggestions import WORTH, Pair, suggestions
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
+from worldsize.study.records import CellResult, Verdict
 
 PHASE_NAMES = {
     "data_wait_s": "Waiting for data",
@@ -41,9 +42,15 @@ def verdict(cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> Verdic
     return Verdict(
         headline=_headline(pair, passed),
         why=[*lost_time(pair), *_causes(subject), *_refused(compared), *_failed(cells)],
-        next=suggestions(pair, cells, runs[subject.name]) or nothing,
+        next=[*_make_certain(pair), *(suggestions(pair, cells, runs[subject.name]) or nothing)],
         evidence=evidence(pair, runs[subject.name], runs[pair.baseline.name]),
     )
+
+
+def _make_certain(pair: Pair) -> list[str]:
+    """Return what to do first where the figures are too uncertain to build on."""
+    doubts = [p for cell in (pair.cell, pair.baseline) for p in cell.problems if p.rule in ("noisy", "few-repeats")]
+    return [f"First make the figure certain ({doubts[0].rule}): {doubts[0].message}."] if doubts else []
 
 
 def _middle(measured: Measured | None) -> float:

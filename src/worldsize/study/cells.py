@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from worldsize.errors import UserError
-from worldsize.records import RunFailure, StudyPlan
 from worldsize.run_folder import flatten, is_finished
 from worldsize.study.files import Run, read_failure, read_run
 from worldsize.study.grid import Scaling, cell_name, cells_of, run_folder
+from worldsize.study.records import RunFailure, StudyPlan
 
 NOT_WORK = ("track.", "data.cache_dir", "data.num_workers", "device.kind", "device.timeout_s", "measure.")
 """Keys (or beginnings of keys) that change neither what is trained nor how."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from worldsize.errors import UserError
-from worldsize.records import StudyPlan
+from worldsize.study.records import StudyPlan
 
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded

@@ -9,13 +9,14 @@ from typing import Any
 
 from worldsize.errors import UserError
 from worldsize.measure.statistics import measured
-from worldsize.records import PHASES, CellResult, ExposedCommunication, Measured, Problem, StudyPlan, StudyResult
+from worldsize.records import PHASES, ExposedCommunication, Measured, Problem
 from worldsize.scaling.rules import RULES, SPEEDUP_RULES, Context
 from worldsize.scaling.speedup import inverse, ratio, scaled, step_time
 from worldsize.scaling.verdict import verdict
 from worldsize.study.cells import MeasuredCell, baselines, of_runs, of_study, paired_rounds
 from worldsize.study.files import Run, read_plan, read_run, read_steps
 from worldsize.study.grid import Scaling
+from worldsize.study.records import CellResult, StudyPlan, StudyResult
 
 __all__ = ["Run", "analyse", "from_runs", "read_run", "read_steps"]
 
@@ -78,14 +79,15 @@ def _result(
         judged[cell.name] = _cell(cell, base, known, scaling, override, folder)
     results = [judged[cell.name] for cell in cells]
     runs = {cell.name: cell.runs for cell in cells}
-    first = next((cell.runs[0] for cell in sorted(cells, key=lambda c: c.world_size) if cell.runs), None)
+    by_devices = sorted((cell for cell in cells if cell.runs), key=lambda cell: cell.world_size)
+    first = by_devices[0].runs[0] if by_devices else None
     return StudyResult(
         title=title,
         scaling=scaling,
         cells=results,
         verdict=verdict(results, runs, scaling),
         problems=problems,
-        environment=first.record.environment if first else None,
+        environment=by_devices[-1].runs[0].record.environment if by_devices else None,
         config=first.record.config if first else {},
         command=command or (first.record.command if first else []),
     )
@@ -115,7 +117,8 @@ def _cell(
     _add_measurements(result, cell)
     assert result.step_time_s is not None
     context = Context(cell, base, scaling, result.step_time_s, baseline_problems)
-    problems = _with_own([problem for rule in RULES for problem in rule(context)], cell.runs)
+    problems = [problem for rule in RULES for problem in rule(context)]
+    problems.sort(key=lambda problem: problem.severity != "blocks")
     blocked = any(problem.severity == "blocks" for problem in problems)
     if not cell.is_baseline and base.runs and (override or not blocked):
         gain = _add_speedup(result, cell, base, scaling)
@@ -128,13 +131,6 @@ def _cell(
 
 def _relative(path: Path, folder: Path | None) -> str:
     return str(path.relative_to(folder) if folder else path)
-
-
-def _with_own(problems: Sequence[Problem], runs: Sequence[Run]) -> list[Problem]:
-    """Add what the runs reported of themselves, once a rule, where no rule here found it; blocking problems first."""
-    known = {problem.rule: problem for run in reversed(runs) for problem in reversed(run.result.problems)}
-    own = [problem for rule, problem in known.items() if rule not in {found.rule for found in problems}]
-    return sorted([*problems, *own], key=lambda problem: problem.severity != "blocks")
 
 
 def _add_measurements(result: CellResult, cell: MeasuredCell) -> None:
@@ -164,7 +160,7 @@ def _phases(runs: Sequence[Run], step_s: float) -> dict[str, float]:
     shares: list[Mapping[str, float]] = []
     for run in runs:
         total = sum(run.result.phases_s.values())
-        shares.append({name: s / total for name, s in run.result.phases_s.items()} if total > 0 else {})
+        shares.append({name: s / total for name, s in run.result.phases_s.items()} if total > 0 else {"other_s": 1.0})
     names = [*PHASES, *sorted(set().union(*shares) - set(PHASES))]
     return {name: step_s * mean(share.get(name, 0.0) for share in shares) for name in names}
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from worldsize.config.schema import Config
 from worldsize.errors import RunError, UserError
-from worldsize.records import Record, RunFailure, RunRecord, StudyPlan, StudyResult
+from worldsize.records import Record, RunRecord
 from worldsize.run_folder import LOCK, clear_unfinished, flatten, is_finished, locked, write_atomically, write_record
 from worldsize.study.cells import NOT_WORK
 from worldsize.study.files import read_plan, read_record
 from worldsize.study.grid import Cell, Planned, order_of
+from worldsize.study.records import RunFailure, StudyPlan, StudyResult
 from worldsize.study.results import analyse
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from worldsize.config.schema import DeviceConfig
+from worldsize.config.rules import precision_fits
+from worldsize.config.schema import Config, DeviceConfig
 from worldsize.errors import UserError
 from worldsize.parallel.layout import Layout
 
@@ -68,14 +69,17 @@ def pick_device(device: DeviceConfig, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def joined(device_config: DeviceConfig, layout: Layout) -> Iterator[RankContext]:
+def joined(config: Config, layout: Layout) -> Iterator[RankContext]:
     """Join the process group that RANK, WORLD_SIZE and MASTER_ADDR describe, and leave it at the end.
 
     One device needs no group. A rendezvous host that does not resolve is an error, never a fallback to localhost.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = pick_device(device_config, local_rank)
+    device = pick_device(config.device, local_rank)
+    problem = precision_fits(config.train.precision, device.type)
+    if problem:
+        raise UserError(problem)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     context = RankContext(rank, world_size, local_rank, device, layout)
@@ -84,7 +88,7 @@ def joined(device_config: DeviceConfig, layout: Layout) -> Iterator[RankContext]
         return
     dist.init_process_group(
         backend_for(device),
-        timeout=timedelta(seconds=device_config.timeout_s),
+        timeout=timedelta(seconds=config.device.timeout_s),
         device_id=device if device.type == "cuda" else None,
     )
     try:

@@ -136,7 +136,8 @@ class Trainer:
                 num_samples=len(p.share.sample_ids),
                 num_tokens=p.share.num_tokens,
                 loss_sum=loss_sum,
-                grad_norm=None if p.output.grad_norm is None else float(p.output.grad_norm),
+                grad_norm=_value(p.output.grad_norm),
+                local_grad_norm=_value(p.output.local_grad_norm),
                 learning_rate=p.learning_rate,
                 memory_bytes=memory_bytes,
             )
@@ -188,3 +189,7 @@ class Trainer:
         self.log.checksums.append(Checksum(step=done, by_rank=by_rank))
         if len(set(by_rank)) > 1:
             self._say(Progress("training", done, self.config.train.steps, note="WARNING: the replicas' weights differ"))
+
+
+def _value(scalar: torch.Tensor | None) -> float | None:
+    return None if scalar is None else float(scalar)

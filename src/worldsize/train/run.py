@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from worldsize.config.load import Loaded
@@ -79,6 +80,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     config = job.config
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
+    seed_dropout(config.train.seed, context)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
@@ -123,6 +125,11 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         communication = CommunicationBytes(predicted=predicted, observed=observed)
         result = _result(record, context, log, reports, communication, wall_s, energy.absent_because)
         writer.write_result(result)
+
+
+def seed_dropout(seed: int, context: RankContext) -> None:
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch)."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank]).generate_state(1)[0]))
 
 
 def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
@@ -245,6 +252,7 @@ def _result(
         num_tokens=sum(row.num_tokens for report in reports for row in report.rows),
         losses=summary.losses(rows),
         grad_norms=[row.grad_norm for row in reports[0].rows],
+        local_grad_norms=summary.local_grad_norms(rows),
         evaluations=log.evaluations,
         checksums=log.checksums,
         step_time_s=step_time,
@@ -261,7 +269,6 @@ def _result(
         measuring_cost=_measuring_cost(reports, step_time.median, context),
         energy_j=sum(e for e in energies if e is not None) if None not in energies else None,
         energy_absent_because=energy_absent_because,
-        problems=[],
         wall_s=wall_s,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -72,7 +72,7 @@ def run_rank(
     try:
         layout = layout_for(loaded.config.parallel, int(os.environ.get("WORLD_SIZE", "1")))
         with ExitStack() as stack:
-            context = stack.enter_context(joined(device, layout))
+            context = stack.enter_context(joined(loaded.config, layout))
             if claims_folder and not _claimed(loaded, out, context, stack):
                 return False
             run(Job(loaded, out, command, cores), context, on_progress, where)

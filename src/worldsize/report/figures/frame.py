@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from worldsize.records import CellResult, Measured, StudyResult
+from worldsize.records import Measured
 from worldsize.report import labels, svg, theme
 from worldsize.report.numbers import ONE, Unit, decimals, in_words, show
+from worldsize.study.records import CellResult, StudyResult
 
 WIDTH_PT = 320.0
 """A column of a paper; on a phone one point is about one pixel."""

@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from worldsize.records import PHASES, CellResult, ExposedCommunication, Measured, StudyResult
+from worldsize.records import PHASES, ExposedCommunication, Measured
 from worldsize.report import svg, theme
 from worldsize.report.figures import frame, timing
 from worldsize.report.numbers import Unit, in_words, show, time_unit
+from worldsize.study.records import CellResult, StudyResult
 
 METHODS = ("clock", "ablation", "trace")
 _METHOD_COLOURS = {

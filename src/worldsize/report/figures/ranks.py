@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from worldsize.records import RankSummary, StudyResult
+from worldsize.records import RankSummary
 from worldsize.report import svg, theme
 from worldsize.report.figures import frame
 from worldsize.report.numbers import count, decimals, show, time_unit
+from worldsize.study.records import StudyResult
 
 RanksByCell = Mapping[str, Sequence[Sequence[RankSummary]]]
 """Cell name → its finished repeats → the ranks of each."""

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Transform, offset_copy
 
-from worldsize.records import CellResult, Measured, StudyResult
+from worldsize.records import Measured
 from worldsize.report import labels, svg, theme
 from worldsize.report.figures import frame
 from worldsize.report.numbers import ONE, PERCENT, Unit, in_words
+from worldsize.study.records import CellResult, StudyResult
 
 FOOT_ROWS = 6
 """Cells without a comparison that get a line of text each."""

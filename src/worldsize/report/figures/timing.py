@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from worldsize.records import CellResult, Measured, StudyResult
+from worldsize.records import Measured
 from worldsize.report import labels, theme
 from worldsize.report.figures import frame
 from worldsize.report.numbers import Unit, in_words, time_unit
+from worldsize.study.records import CellResult, StudyResult
 
 
 @theme.styled

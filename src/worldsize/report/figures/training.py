@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from worldsize.records import CellResult, StudyResult
 from worldsize.report import labels, svg, theme
 from worldsize.report.figures import frame
 from worldsize.report.numbers import count, show, time_unit
+from worldsize.study.records import CellResult, StudyResult
 
 
 def has_losses(result: StudyResult) -> bool:

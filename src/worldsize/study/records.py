@@ -1,0 +1,125 @@
+"""What a study leaves on disk: `study.json` (StudyPlan), `runs/`, and `results.json` (StudyResult)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from worldsize.records import SCHEMA_VERSION, Environment, ExposedCommunication, Measured, Problem, Record
+from worldsize.scaling.fit_records import LawFits
+from worldsize.scaling.noise_scale import NoiseScale
+from worldsize.scaling.what_if import WhatIf
+
+
+class StudyPlan(Record):
+    """study.json: the grid, in the order in which it runs."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: list[str]
+    scaling: Literal["strong", "weak"]
+    repeats: int
+    world_sizes: list[int]
+    global_batches: list[int] = Field(
+        description="at the smallest world size; under weak scaling it grows with the world size"
+    )
+    vary: dict[str, list[Any]] = Field(description="config key → values")
+    config: dict[str, Any] = Field(description="the base config")
+
+
+class RunFailure(Record):
+    """A cell's repeat that did not finish."""
+
+    run: str = Field(description="folder, relative to the study")
+    reason: str
+
+
+class CellResult(Record):
+    """All repeats of one point of the grid."""
+
+    name: str = Field(description="short and unique: also the cell's folder")
+    world_size: int
+    global_batch: int
+    vary: dict[str, Any]
+    strategy: str | None = None
+    layout: dict[str, int] | None = None
+    is_baseline: bool
+    baseline: str | None = Field(None, description="name of the cell that it is compared with")
+    runs: list[str] = Field(description="folders of finished repeats, relative to the study")
+    failures: list[RunFailure] = Field(default_factory=list)
+    step_time_s: Measured | None = Field(None, description="samples: one median a repeat")
+    tokens_per_s: Measured | None = None
+    phases_s: dict[str, float] = Field(default_factory=dict)
+    speedup: Measured | None = Field(
+        None, description="T(baseline) / T(cell) for the same work; None when not comparable, see problems"
+    )
+    efficiency: Measured | None = Field(
+        None,
+        description="strong: speedup × baseline devices / devices; weak: tokens per second and device over the baseline's",
+    )
+    overridden: bool = Field(False, description="the speedup is printed although the gate refused it")
+    exposed_communication_share: float | None = Field(None, description="of the step time")
+    exposed_communication: ExposedCommunication | None = None
+    compute_to_communication: float | None = Field(
+        None, description="compute_s / exposed_communication_s; None when nothing is exposed"
+    )
+    peak_memory_bytes: int | None = Field(None, description="of the rank that needs most")
+    mfu: float | None = None
+    mfu_vs_measured_matmul: float | None = None
+    measuring_cost_share: float | None = None
+    final_loss: float | None = None
+    losses: list[float] = Field(default_factory=list, description="of the first finished repeat")
+    lost_time: LostTime | None = Field(None, description="None for a baseline and where the work is not the same")
+    time_to_loss: TimeToLoss | None = Field(None, description="None where the target is not reached")
+    noise_scale: NoiseScale | None = Field(None, description="None where ranks hold no gradient of their own")
+    problems: list[Problem] = Field(default_factory=list)
+
+
+class LostTime(Record):
+    """Where a step's time beyond the ideal went: the parts sum to lost_s; a negative part was won back."""
+
+    ideal_s: float = Field(
+        description="the baseline's step time × its devices / the cell's devices; weak scaling: the baseline's"
+    )
+    lost_s: float = Field(description="step time - ideal_s")
+    parts_s: dict[str, float] = Field(
+        description="exposed_communication_s, of it waiting_s (for the slowest rank) and transfer_s where they can be told apart, compute_excess_s, optimizer_s, data_s, bubble_s, other_s"
+    )
+
+
+class TimeToLoss(Record):
+    """How long a cell trains until its loss, smoothed, first reaches the study's target."""
+
+    target: float
+    steps: int
+    tokens: int
+    seconds: Measured
+
+
+class Verdict(Record):
+    """The study in words, every figure in them computed from the measurements."""
+
+    headline: str = Field(description="one sentence")
+    why: list[str]
+    next: list[str] = Field(description="what to try, with what it should give")
+    evidence: list[str]
+
+
+class StudyResult(Record):
+    """results.json: the table, the verdict and the problems; every print of a study comes from it."""
+
+    schema_version: int = SCHEMA_VERSION
+    title: str
+    scaling: Literal["strong", "weak"]
+    cells: list[CellResult]
+    verdict: Verdict
+    problems: list[Problem] = Field(default_factory=list)
+    fits: LawFits | None = Field(
+        None, description="scaling laws held against the cells; None with fewer than two device counts"
+    )
+    what_ifs: list[WhatIf] = Field(
+        default_factory=list, description="what this study's own fitted model says of settings that were not run"
+    )
+    environment: Environment | None = None
+    config: dict[str, Any] = Field(default_factory=dict, description="of the baseline's first run")
+    command: list[str] = Field(default_factory=list)

@@ -1,0 +1,47 @@
+"""Layout arithmetic: degrees multiply to the world size, batches divide, and what does not is said with what would."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldsize.config.schema import ParallelConfig, TrainConfig
+from worldsize.errors import UserError
+from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
+
+degree = st.integers(1, 6)
+
+
+@given(degree, degree, degree, degree)
+def test_an_unset_dp_takes_what_the_other_degrees_leave(dp: int, fsdp: int, tp: int, pp: int) -> None:
+    layout = layout_for(ParallelConfig(fsdp=fsdp, tp=tp, pp=pp), dp * fsdp * tp * pp)
+    assert layout == Layout(dp, fsdp, tp, pp)
+    assert layout.world_size == dp * fsdp * tp * pp
+    assert layout.num_data_ranks == dp * fsdp
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 5))
+def test_batches_multiply_back(dp: int, accumulation: int, micro_batch: int) -> None:
+    global_batch = dp * accumulation * micro_batch
+    batches = batches_for(TrainConfig(global_batch=global_batch, micro_batch=micro_batch), Layout(dp=dp))
+    assert batches.accumulation == accumulation
+    assert batches.per_device_batch == accumulation * micro_batch
+    assert dp * batches.accumulation * batches.micro_batch == global_batch
+
+
+def test_degrees_that_do_not_multiply_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"dp=3 × fsdp=1 × tp=1 × pp=1 needs 3 devices, but the world size is 4.*--nproc 3"
+    ):
+        layout_for(ParallelConfig(dp=3), 4)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_that_do() -> None:
+    with pytest.raises(UserError, match=r"train\.global_batch=10 does not divide into 4 data ranks.*8 or 12"):
+        batches_for(TrainConfig(global_batch=10, micro_batch=1), Layout(dp=4))
+    with pytest.raises(UserError, match=r"Nearest that do: 4[.;]"):
+        batches_for(TrainConfig(global_batch=3), Layout(dp=4))
+
+
+def test_auto_is_the_simplest_technique() -> None:
+    assert [strategy_name(ParallelConfig(), n) for n in (1, 2, 8)] == ["single", "ddp", "ddp"]
+    assert strategy_name(ParallelConfig(strategy="ddp"), 1) == "ddp"

@@ -1,0 +1,164 @@
+"""Verdicts against figures worked out by hand: without noise a step takes 105 ms on one device and 61 ms on two."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.study.synthetic import make_study
+from tests.study.synthetic_work import phases_of
+from worldsize.scaling.suggestions import Pair
+from worldsize.scaling.verdict import excess_s
+from worldsize.study.records import StudyResult
+from worldsize.study.results import analyse
+
+
+def clean(folder: Path, **study: Any) -> StudyResult:
+    return analyse(make_study(folder, **{"noise": 0.0, **study}))
+
+
+def pair_of(result: StudyResult) -> Pair:
+    return Pair(result.cells[1], result.cells[0], result.scaling)
+
+
+def test_headline(tmp_path: Path) -> None:
+    # 105 / 61 = 1.721, of 2 = 86.1 %
+    headline = clean(tmp_path).verdict.headline
+    assert headline == "2 devices are 1.72x as fast as 1 (95 % interval 1.72-1.72), 86 % efficiency, for the same work."
+
+
+def test_why_splits_the_lost_time(tmp_path: Path) -> None:
+    # ideal 52.5, lost 8.5 ms = 6 exposed + (4 - 2) optimizer + (0.5 - 0.25) data + (0.5 - 0.25) other
+    why = clean(tmp_path).verdict.why
+    assert why[0] == "Ideally a step would take 52.5 ms (105.0 ms / 2); it takes 61.0 ms, so 8.5 ms are lost:"
+    assert [line.split(".  ")[0].split(" of the loss")[0] for line in why[1:]] == [
+        "Exposed communication: 6.0 ms, 71 %",
+        "Optimizer: 2.0 ms, 24 %",
+        "Waiting for data: 0.2 ms, 3 %",
+        "Other: 0.2 ms, 3 %",
+    ]
+
+
+@pytest.mark.parametrize("scaling", ["strong", "weak"])
+def test_the_parts_of_the_lost_time_sum_to_it(tmp_path: Path, scaling: str) -> None:
+    result = analyse(make_study(tmp_path, scaling=scaling, noise=0.02))
+    cell, baseline = result.cells[1], result.cells[0]
+    assert cell.step_time_s
+    assert baseline.step_time_s
+    ideal = baseline.step_time_s.median / (2 if scaling == "strong" else 1)
+    assert sum(excess_s(pair_of(result)).values()) == pytest.approx(cell.step_time_s.median - ideal)
+
+
+def test_next_is_reckoned_from_the_phases(tmp_path: Path) -> None:
+    # all hidden: 105 / 55; double batch: 205.5 / 111.5; half the exchange: 105 / 58; half the update: 105 / 59
+    suggestions = clean(tmp_path).verdict.next
+    assert ["1.91x" in suggestions[0], "1.84x" in suggestions[1], "1.81x" in suggestions[2]] == [True] * 3
+    assert "1.78x" in suggestions[3]
+    assert suggestions[1].startswith("Doubling the global batch to 128")
+    assert len(suggestions) == 4  # data wait would give 0.3 %: not worth a line
+
+
+def test_nothing_to_gain(tmp_path: Path) -> None:
+    phases = [{"compute_s": 0.1}, {"compute_s": 0.05}]
+    faults = {f"n{n}-b64": {"phases": dict.fromkeys(phases_of(1, 64), 0.0) | p} for n, p in enumerate(phases, 1)}
+    verdict = clean(tmp_path, faults=faults).verdict
+    assert verdict.next == ["No change that these measurements can judge would give more than 2 %."]
+    assert verdict.why == ["A step takes 50.0 ms, no longer than the ideal 50.0 ms (100.0 ms / 2): no time is lost."]
+
+
+def test_a_measured_batch_comes_before_reckoning(tmp_path: Path) -> None:
+    # 205 / 111 = 1.847 was measured where the phases at 64 lead one to expect 205.5 / 111.5 = 1.843
+    verdict = clean(tmp_path, global_batches=(64, 128)).verdict
+    assert "1.85x as fast as 1 at a global batch of 128" in verdict.headline
+    doubling = next(line for line in verdict.next if line.startswith("Doubling"))
+    assert "from 64 to 128 gave 1.84x; measured: 1.85x" in doubling
+
+
+def test_a_larger_batch_that_is_worse_is_told_from_measurement(tmp_path: Path) -> None:
+    worse = {"n2-b128": {"phases": phases_of(2, 128, exposed_s=0.05)}}
+    verdict = clean(tmp_path, global_batches=(64, 128), faults=worse).verdict
+    assert "at a global batch of 64" in verdict.headline
+    # 205.5 / 155.5 = 1.32
+    assert verdict.next[0].startswith(
+        "Doubling the batch was measured in this study: a global batch of 128 gives 1.32x"
+    )
+    assert not any("should give" in line and "Doubling" in line for line in verdict.next)
+
+
+def test_a_slow_rank_is_a_cause_and_a_thing_to_mend(tmp_path: Path) -> None:
+    # rank 1 computes 60 ms, the other 50: the step takes 71; without the 10 ms 105 / 61
+    verdict = clean(tmp_path, faults={"n2-b64": {"slow_rank": 1}}).verdict
+    assert any(line.startswith("Rank 1 computes 20 % longer") for line in verdict.why)
+    mend = next(line for line in verdict.next if line.startswith("Bringing the slow rank level"))
+    assert "1.72x" in mend
+    # of 11 ms exposed, 5 are waiting (10 on one of two ranks): 105 / (71 - 6)
+    assert any("at most 1.62x" in line for line in verdict.next)
+
+
+def test_evidence(tmp_path: Path) -> None:
+    evidence = "\n".join(clean(tmp_path).verdict.evidence)
+    assert "Same work: 1,600 samples and 204,800 tokens in each of 6 runs" in evidence
+    assert "at most 0.0e+00 relative over 25 steps (fp32 allows 1e-04)" in evidence
+    assert "1 device 105.0 ms (105.0-105.0) in 3 repeats; 2 devices 61.0 ms (61.0-61.0) in 3 repeats" in evidence
+    assert "6.0 ms by the clock, 6.0 ms by leaving the exchange out, 6.0 ms by the trace; they agree" in evidence
+    assert "4,000,000 bytes a rank and step go into collectives: predicted and observed alike" in evidence
+    assert "Measuring costs 0.20 % of the step" in evidence
+    assert "Gloo on one host: a real measurement of training on CPU cores" in evidence
+    assert "No MFU is given: the peak of this CPU is not known" in evidence
+
+
+def test_weak_scaling_speaks_of_rate_per_device(tmp_path: Path) -> None:
+    # 105 / 111 = 94.6 %
+    result = clean(tmp_path, scaling="weak")
+    assert result.verdict.headline.startswith(
+        "2 devices, each with as much work as before, keep 95 % (95 % interval 95-95 %)"
+    )
+    assert result.cells[1].speedup is None
+
+
+def test_no_gain_and_slower(tmp_path: Path) -> None:
+    slower = {"n2-b64": {"phases": phases_of(2, 64, exposed_s=0.08)}}
+    assert "2 devices are slower than 1: 0.78x" in clean(tmp_path / "a", faults=slower).verdict.headline
+    equal = {"n2-b64": {"step_time_s": 0.105}}
+    assert "show no gain over 1 beyond the noise" in clean(tmp_path / "b", faults=equal, noise=0.01).verdict.headline
+
+
+def test_fewer_devices_that_do_as_well_are_named(tmp_path: Path) -> None:
+    result = clean(tmp_path, world_sizes=(1, 2, 4), faults={"n4-b64": {"step_time_s": 0.07}})
+    assert result.verdict.headline.endswith("for the same work; 2 devices already give 1.72x.")
+
+
+def test_refusal_and_override(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, faults={"n2-b64": {"every_rank_all_data": True}})
+    refused = analyse(folder).verdict
+    assert refused.headline == "No speedup is given: n2-b64 cannot be compared with n1-b64."
+    assert refused.why[0].startswith("No speedup for n2-b64 (every-rank-all-data): each rank consumed all 64 samples")
+    assert "1.7" not in refused.headline + "".join(refused.why + refused.next + refused.evidence)
+    forced = analyse(folder, override=True)
+    assert forced.cells[1].overridden
+    assert forced.cells[1].speedup
+    assert forced.verdict.headline.startswith("Overridden, not the same work: 2 devices are")
+    assert "for the same work" not in forced.verdict.headline
+
+
+def test_one_world_size_is_a_plain_measurement(tmp_path: Path) -> None:
+    # 64 × 128 tokens / 61 ms = 134,295 tokens/s
+    verdict = clean(tmp_path, world_sizes=(2,)).verdict
+    assert verdict.headline.startswith("2 devices train 134,295 tokens/s: 61.0 ms (61.0-61.0) a step.")
+    assert verdict.why[0] == "Compute: 50.0 ms, 82 % of the step."
+    assert verdict.next == ["Measure what more devices bring: --nproc 2,4."]
+
+
+def test_uncertain_figures_come_first(tmp_path: Path) -> None:
+    assert (
+        clean(tmp_path, repeats=2).verdict.next[0].startswith("First make the figure certain (few-repeats): 2 finished")
+    )
+
+
+def test_nothing_finished(tmp_path: Path) -> None:
+    folder = make_study(tmp_path)
+    shutil.rmtree(folder / "runs")
+    assert analyse(folder).verdict.headline == "No run has finished yet."
