@@ -4,7 +4,7 @@ PyTorch's x86 wheels multiply fp32 matrices with Intel's MKL, which leaves AVX-5
 their rate or less. The same wheels carry oneDNN, which does not; so on such a processor fp32 products go there, at
 full fp32 precision. Everywhere else (other dtypes, devices and processors) this is `F.linear`.
 
-This file holds the one private name: `mkldnn._linear_pointwise` (torch 2.11-2.13), pinned by tests/models/test_linear.py.
+This file holds one private name, `mkldnn._linear_pointwise` (torch 2.11-2.13); tests/models/test_linear.py pins it.
 
 Letters: N rows of the input, I inputs, O outputs; `...` any leading dimensions.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,11 +91,11 @@ def _(grad: Tensor, x: Tensor, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(weight_OI)
 
 
-def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
-def _backward(ctx: torch.autograd.function.BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     x, weight_OI = ctx.saved_tensors
     grad_x, grad_weight_OI = _onednn_linear_backward(grad, x, weight_OI)
     grad_bias_O = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
