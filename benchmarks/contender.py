@@ -60,6 +60,7 @@ class Spec:
             "measure.probe_rounds": 0,
             "measure.trace_steps": 0,
             "device.kind": "cpu",
+            "device.pin": False,  # the gate pins all contenders alike
         }
         return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
@@ -83,19 +84,10 @@ def token_ids(spec: Spec) -> Any:
 
 def ours(spec: Spec) -> None:
     """Train by the very code that `worldsize train` runs on a rank."""
-    from worldsize.train.allocator import tune_allocator
-
-    tune_allocator()
-    import torch
-
-    torch.set_num_threads(1)
     from worldsize.config.load import load, resolve
     from worldsize.data.prepare import prepare
     from worldsize.launch.progress import Progress
-    from worldsize.parallel.layout import layout_for
-    from worldsize.train.context import joined
-    from worldsize.train.loop import Where
-    from worldsize.train.run import Job, run
+    from worldsize.train.worker import run_rank
 
     loaded = load(None, spec.overrides())
     loaded = resolve(loaded, 1, prepare(loaded.config.data).vocab_size)
@@ -105,11 +97,8 @@ def ours(spec: Spec) -> None:
         if progress.stage == "training" and progress.step:
             gate.block_done()
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        joined(loaded.config.device, layout_for(loaded.config.parallel, 1)) as context,
-    ):
-        run(Job(loaded, Path(folder), ["benchmark"], [spec.core]), context, say, Where())
+    with tempfile.TemporaryDirectory() as folder:
+        run_rank(loaded, Path(folder), ["benchmark"], say, claims_folder=False)
 
 
 def plain(spec: Spec) -> None:

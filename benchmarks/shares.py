@@ -12,17 +12,18 @@ import sys
 from benchmarks.contender import Spec
 
 CLASSES = (
-    ("matmul", ("aten::mm", "aten::addmm", "aten::bmm", "worldsize::linear", "mkldnn::_linear")),
-    ("attention", ("scaled_dot_product",)),
+    ("loss", ("log_softmax", "nll_loss")),
+    ("attention", ("scaled_dot_product", "aten::baddbmm", "aten::bmm", "softmax")),
+    ("linear", ("aten::mm", "aten::addmm", "worldsize::linear", "mkldnn::_linear")),
     ("activation", ("aten::gelu", "aten::silu")),
     ("norm", ("layer_norm", "rms_norm")),
-    ("loss", ("log_softmax", "nll_loss")),
     ("embedding", ("embedding", "index_select")),
     ("optimizer", ("adamw", "Optimizer.", "linalg_vector_norm", "foreach")),
     ("copies and casts", ("aten::copy_", "aten::cat", "aten::clone", "aten::_to_copy")),
     ("additions and sums", ("aten::add", "aten::sum", "aten::mul")),
     ("allocation and fills", ("aten::empty", "aten::fill_", "aten::zero")),
 )
+"""Class and what its operators' names contain; the first that fits counts."""
 
 
 def class_of(operator: str) -> str:
