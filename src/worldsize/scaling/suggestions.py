@@ -15,7 +15,7 @@ from worldsize.scaling.interval import Interval
 from worldsize.scaling.pair import EXPOSED, Pair
 from worldsize.scaling.questions import Answers, Runs, is_unchanged, num_micro, setting, told
 from worldsize.scaling.what_if import WhatIf
-from worldsize.scaling.wording import time_text
+from worldsize.scaling.wording import percent, time_text
 from worldsize.study.files import Run
 from worldsize.study.records import CellResult
 
@@ -39,6 +39,8 @@ class Suggestion:
     gain: float | None = None
     """Efficiency over that of now, both by the model; None where the measured efficiency is what to compare with."""
     assumptions: tuple[str, ...] = ()
+    kind: str = ""
+    """What is changed: of each kind the headline tells the best only."""
 
 
 def suggestions(pair: Pair, cells: Sequence[CellResult], runs: Runs, answers: Answers | None) -> list[Suggestion]:
@@ -70,17 +72,36 @@ def _answered(pair: Pair, answers: Answers, run: Run) -> list[Suggestion]:
         speedup = what_if.speedup
         if not speedup or not speedup.value or what_if.doubt or _too_wide(speedup) or _no_link(what_if, run):
             continue
+        if _needless(what_if, answers.what_ifs):
+            continue
         clause = f"{setting(what_if, pair, num_micro(run))} would give {told(pair, speedup)}"
-        said.append(
-            Suggestion(
-                speedup.value / pair.num_times_devices,
-                f"{clause[0].upper()}{clause[1:]}, by the model fitted to this study{as_it_is}.{_caution(what_if, pair)}",
-                clause,
-                speedup.value / now,
-                tuple(what_if.assumptions),
-            )
-        )
+        sentence = f"{clause[0].upper()}{clause[1:]}, by the model fitted to this study{as_it_is}."
+        efficiency = speedup.value / pair.num_times_devices
+        gain, assumed = speedup.value / now, tuple(what_if.assumptions)
+        kind = "batch" if is_unchanged(what_if) else "exchange"
+        said.append(Suggestion(efficiency, sentence + _caution(what_if, pair), clause, gain, assumed, kind))
     return said
+
+
+def too_uncertain(answers: Answers | None) -> list[str]:
+    """Return a sentence where none of the model's answers is certain enough to be advice."""
+    speedups = [one.speedup for one in answers.what_ifs if one.speedup and not one.doubt] if answers else []
+    if not speedups or not all(_too_wide(speedup) for speedup in speedups):
+        return []
+    return [
+        f"What another batch or smaller gradients would give cannot be said: the ends of the fitted model's intervals "
+        f"differ by more than {percent(GREATEST_SPREAD - 1)}."
+    ]
+
+
+def _needless(what_if: WhatIf, answers: Sequence[WhatIf]) -> bool:
+    """Tell whether fewer micro batches at the same batch do about as well."""
+    return any(
+        other.speedup and other.speedup.value and what_if.speedup and what_if.speedup.value
+        and is_unchanged(other) and is_unchanged(what_if) and other.global_batch == what_if.global_batch
+        and other.num_micro < what_if.num_micro and what_if.speedup.value <= other.speedup.value * (1 + WORTH)
+        for other in answers
+    )  # fmt: skip
 
 
 def _too_wide(speedup: Interval) -> bool:
@@ -135,7 +156,11 @@ def _double_batch(pair: Pair) -> list[Suggestion]:
         f"communication and the optimizer take as long a step as now: measure a second batch to know (--global-batch "
         f"{base},{base * 2}). Loss per token changes with the batch: compare it."
     )
-    return [Suggestion(efficiency, sentence, f"a global batch of {batch} should give about {pair.told(efficiency)}")]
+    return [
+        Suggestion(
+            efficiency, sentence, f"a global batch of {batch} should give about {pair.told(efficiency)}", kind="batch"
+        )
+    ]
 
 
 def _even_ranks(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
@@ -147,7 +172,9 @@ def _even_ranks(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
         f"Bringing the slow rank level with the others should give {pair.told(efficiency)}: it computes "
         f"{time_text(excess_s)} longer a step, and all wait."
     )
-    return [Suggestion(efficiency, sentence, f"ranks of one speed would give about {pair.told(efficiency)}")]
+    return [
+        Suggestion(efficiency, sentence, f"ranks of one speed would give about {pair.told(efficiency)}", kind="ranks")
+    ]
 
 
 def _has_slow_rank(pair: Pair) -> bool:
@@ -176,7 +203,9 @@ def _halve_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
         f"Exchanging gradients in bf16 should give {pair.told(efficiency)}, if exposed communication halves with "
         f"the bytes (it does not where ranks wait for each other). It rounds gradients: compare the loss."
     )
-    return [Suggestion(efficiency, sentence, f"bf16 gradients should give about {pair.told(efficiency)}")]
+    return [
+        Suggestion(efficiency, sentence, f"bf16 gradients should give about {pair.told(efficiency)}", kind="exchange")
+    ]
 
 
 def _hide_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:

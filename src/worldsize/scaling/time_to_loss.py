@@ -24,8 +24,8 @@ WINDOW = 5
 
 def smoothed(losses: Sequence[float]) -> Floats:
     """Return for each step from the WINDOWth on the mean of the last WINDOW losses; index 0 is after WINDOW steps."""
-    window = min(WINDOW, len(losses))
-    return np.convolve(np.asarray(losses, dtype=np.float64), np.full(window, 1 / window), mode="valid")
+    values = np.asarray(losses, dtype=np.float64)
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(values, min(WINDOW, len(values))).mean(axis=1))
 
 
 def add_times_to_loss(cells: Sequence[CellResult], runs: Runs, target_loss: float | None = None) -> None:

@@ -12,7 +12,7 @@ from worldsize.scaling.fit_records import LawFits
 from worldsize.scaling.outlook import outlook
 from worldsize.scaling.pair import EXPOSED, Pair
 from worldsize.scaling.questions import Answers, Runs
-from worldsize.scaling.suggestions import WORTH, Suggestion, assumptions, suggestions
+from worldsize.scaling.suggestions import WORTH, Suggestion, assumptions, suggestions, too_uncertain
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult, Verdict
@@ -55,7 +55,7 @@ def verdict(
     assert pair is not None
     ideas = suggestions(pair, cells, runs, answers)
     nothing = [f"No change that these measurements can judge would give more than {percent(WORTH)}."]
-    advice = [*(idea.sentence for idea in ideas), *batch_advice(pair.cell)]
+    advice = [*(idea.sentence for idea in ideas), *too_uncertain(answers), *batch_advice(pair.cell)]
     return Verdict(
         headline=_headline(pair, passed, ideas),
         why=[*_lost(pair), *_causes(pair.cell), *_refused(compared), *_failed(cells)],
@@ -93,8 +93,8 @@ def _middle(measured: Measured | None) -> float:
 
 
 def _headline(pair: Pair, passed: Sequence[CellResult], ideas: Sequence[Suggestion]) -> str:
-    figures = _weak_headline(pair) if pair.scaling == "weak" else _strong_headline(pair, passed)
-    sentence = f"{figures}{_because(pair)}{_instead(pair, ideas)}."
+    figures = _weak_figures(pair) if pair.scaling == "weak" else _strong_figures(pair, passed)
+    sentence = f"{figures}{_because(pair)}{_already(pair, passed)}{_instead(pair, ideas)}."
     if pair.cell.overridden:
         return f"Overridden, not the same work: {sentence}"
     return sentence
@@ -113,11 +113,14 @@ def _because(pair: Pair) -> str:
 
 
 def _instead(pair: Pair, ideas: Sequence[Suggestion]) -> str:
-    """Return the best changes as a clause, where much is lost and the work is the same."""
-    clauses = [idea.clause for idea in ideas if idea.clause]
-    if pair.cell.lost_time is None or pair.efficiency() >= LOSSY or not clauses:
+    """Return the best change of each kind as a clause, where much is lost and the work is the same."""
+    best: dict[str, str] = {}
+    for idea in ideas:
+        if idea.clause:
+            best.setdefault(idea.kind, idea.clause)
+    if pair.cell.lost_time is None or pair.efficiency() >= LOSSY or not best:
         return ""
-    return "; " + "; or ".join(clauses[:NUM_CLAUSES])
+    return "; " + "; or ".join(list(best.values())[:NUM_CLAUSES])
 
 
 def _where(cell: CellResult, others: Sequence[CellResult]) -> str:
@@ -127,7 +130,7 @@ def _where(cell: CellResult, others: Sequence[CellResult]) -> str:
     return f" at {' and '.join(parts)}" if parts else ""
 
 
-def _strong_headline(pair: Pair, passed: Sequence[CellResult]) -> str:
+def _strong_figures(pair: Pair, passed: Sequence[CellResult]) -> str:
     speedup, efficiency = pair.cell.speedup, pair.cell.efficiency
     assert speedup is not None
     assert efficiency is not None
@@ -140,15 +143,20 @@ def _strong_headline(pair: Pair, passed: Sequence[CellResult]) -> str:
         return f"{who} show no gain over {base} beyond the noise: {figures}{tail}"
     if speedup.high < 1:
         return f"{who} are slower than {base}: {figures}, {percent(efficiency.median)} efficiency{tail}"
+    return f"{who} are {figures}, {percent(efficiency.median)} efficiency{tail}"
+
+
+def _already(pair: Pair, passed: Sequence[CellResult]) -> str:
+    """Return the clause that names fewer devices that do as well; empty where there are none."""
+    ours = pair.cell.speedup
     fewer = [cell for cell in passed if cell.world_size < pair.cell.world_size and cell.baseline == pair.baseline.name]
     best = max(fewer, key=lambda cell: _middle(cell.speedup), default=None)
-    already = ""
-    if best and best.speedup and best.speedup.median >= speedup.median:
-        already = f"; {devices(best.world_size)} already give {best.speedup.median:.2f}x"
-    return f"{who} are {figures}, {percent(efficiency.median)} efficiency{tail}{already}"
+    if ours is None or best is None or best.speedup is None or best.speedup.median < max(ours.median, 1.0):
+        return ""
+    return f"; {devices(best.world_size)} already give {best.speedup.median:.2f}x"
 
 
-def _weak_headline(pair: Pair) -> str:
+def _weak_figures(pair: Pair) -> str:
     efficiency = pair.cell.efficiency
     assert efficiency is not None
     return (
