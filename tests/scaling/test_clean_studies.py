@@ -26,7 +26,7 @@ def drift_of_rounds(rng: np.random.Generator, sd: float) -> list[float]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_clean_study_raises_no_rule(tmp_path: Path, seed: int) -> None:
-    """Runs that differ by 1-3 % in steps that remember each other, on a machine that drifts by as much."""
+    """Steps scatter by 1-3 % and remember each other; runs differ by half of that; the machine drifts by as much."""
     rng = np.random.default_rng(seed)
     noise = rng.uniform(0.01, 0.03)
     exposed_s = rng.uniform(0.001, 0.03)  # 96 to 68 % efficiency at two devices

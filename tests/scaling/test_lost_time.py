@@ -93,7 +93,7 @@ def test_clocks_that_disagree_split_nothing(tmp_path: Path) -> None:
 
 def test_pipeline_stages_split_nothing(tmp_path: Path) -> None:
     folder = make_study(tmp_path, noise=0.0)
-    for path in folder.glob("runs/n2-b64/r*/run.json"):
+    for path in folder.glob("runs/n2-b64/r*/r*.json"):
         record = json.loads(path.read_text())
         record["layout"] = {"dp": 1, "fsdp": 1, "tp": 1, "pp": 2}
         path.write_text(json.dumps(record))

@@ -27,6 +27,7 @@ from tests.study.synthetic_work import (
     phases_of,
     rank_digest,
     sample_ids,
+    settings_of,
     summary,
 )
 from worldsize.config.schema import Config
@@ -263,7 +264,7 @@ def make_study(
     for world_size in world_sizes:
         for batch in global_batches:
             global_batch = batch * world_size // min(world_sizes) if scaling == "weak" else batch
-            for settings in _settings(vary):
+            for settings in settings_of(vary):
                 leaf = "".join(f"-{key.split('.')[-1]}{value}" for key, value in settings.items())
                 name = f"n{world_size}-b{global_batch}{leaf}"
                 for repeat in range(1, repeats + 1):
@@ -293,10 +294,3 @@ def make_study(
     )
     (folder / "study.json").write_text(plan.model_dump_json(indent=1))
     return folder
-
-
-def _settings(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    if not vary:
-        return [{}]
-    [(key, values)] = vary.items()
-    return [{key: value} for value in values]

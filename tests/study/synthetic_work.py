@@ -133,3 +133,11 @@ def exposed_three_ways(phases: Mapping[str, float]) -> ExposedCommunication:
 def norm_of(noise_scale: float | None, num_samples: int) -> float:
     """Norm of a gradient averaged over samples: |G|² = 1, tr(Σ) = noise scale (McCandlish et al. 2018, A.1)."""
     return float(np.sqrt(1 + (noise_scale or 0.0) / num_samples))
+
+
+def settings_of(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """The settings of a grid that varies one key, or none."""
+    if not vary:
+        return [{}]
+    [(key, values)] = vary.items()
+    return [{key: value} for value in values]

@@ -169,7 +169,13 @@ def test_a_moved_run_is_noticed(tmp_path: Path) -> None:
         analyse(folder)
 
 
-FILES = ("study.json", "runs/n1-b64/r1/run.json", "runs/n2-b64/r1/result.json", "runs/n2-b64/r1/steps.rank1.jsonl")
+FILES = (
+    "study.json",
+    "runs/n1-b64/r1/run.json",
+    "runs/n1-b32/r1/result.json",
+    "runs/n2-b64/r1/result.json",
+    "runs/n2-b64/r1/steps.rank1.jsonl",
+)
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(10**20, 10**400), st.floats(),
     st.sampled_from(["", "x", "é", "\ud800"]), st.just([]), st.just({}), st.lists(st.integers(-1, 1), max_size=2),
@@ -179,7 +185,7 @@ ODD = st.one_of(
 @pytest.fixture(scope="module")
 def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    return make_study(folder, repeats=1, num_steps=7, num_warmup_steps=4)
+    return make_study(folder, global_batches=(32, 64), repeats=2, num_steps=24, num_warmup_steps=4, noise_scale=100.0)
 
 
 def places(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -27,8 +27,8 @@ def noise_scale_of(runs: Sequence[Run]) -> NoiseScale | None:
     if num_ranks < 2 or num_ranks != run.record.world_size or all(norm is None for norm in local):
         return None
     batch = run.config.train.global_batch
-    half = range(len(local) // 2, len(local))
-    norms = [(local[step], whole[step]) for step in half if local[step] is not None and whole[step] is not None]
+    second_half = list(zip(local, whole, strict=False))[len(local) // 2 :]
+    norms = [(ours, all_ours) for ours, all_ours in second_half if ours is not None and all_ours is not None]
     if not norms:
         return NoiseScale(
             noise_scale=None,

@@ -58,7 +58,7 @@ def num_micro(run: Run) -> int:
     """Return the micro batches of a step on one device."""
     replicas = run.record.layout.get("dp", 1) * run.record.layout.get("fsdp", 1)
     micro_batch = run.config.train.micro_batch or run.config.train.global_batch
-    return max(1, round(run.config.train.global_batch / replicas / micro_batch))
+    return max(1, run.config.train.global_batch // (replicas * micro_batch))
 
 
 def payload_bytes(run: Run) -> float | None:

@@ -61,15 +61,17 @@ def read_run(folder: Path) -> Run:
         state = "did not finish: it has no result.json" if (folder / "run.json").exists() else "is no run folder"
         raise UserError(f"{folder} {state}. Give folders that hold run.json and result.json.")
     record = read_record(folder / "run.json", RunRecord)
-    result = read_record(folder / "result.json", RunResult)
+    run = Run(folder, record, read_record(folder / "result.json", RunResult))
     try:
-        Config.model_validate(record.config)
+        global_batch = run.config.train.global_batch
     except ValidationError as error:
         raise UserError(f"{folder / 'run.json'}: {_faults(error, 'config.')}") from error
-    wrong = next(iter(_contradictions(record, result)), None)
+    if global_batch >= 2**63:
+        raise UserError(f"{folder / 'run.json'}: config.train.global_batch is {global_batch}. The file is damaged.")
+    wrong = next(iter(_contradictions(record, run.result)), None)
     if wrong:
         raise UserError(f"{folder / 'result.json'}: {wrong}. The file is damaged, or was not written by worldsize.")
-    return Run(folder, record, result)
+    return run
 
 
 def _contradictions(record: RunRecord, result: RunResult) -> Iterable[str]:
@@ -78,6 +80,8 @@ def _contradictions(record: RunRecord, result: RunResult) -> Iterable[str]:
     counts = {"num_steps": result.num_steps, "num_samples": result.num_samples, "num_tokens": result.num_tokens}
     counts |= {"world_size": num_ranks} | {f"layout.{name}": degree for name, degree in result.layout.items()}
     yield from (f"{name} is {value}" for name, value in counts.items() if not 1 <= value < 2**63)
+    if record.layout != result.layout:
+        yield f"layout is {result.layout}, but run.json says {record.layout}"
     if record.world_size != num_ranks:
         yield f"world_size is {num_ranks}, but run.json says {record.world_size}"
     if [rank.rank for rank in result.ranks] != list(range(num_ranks)):
