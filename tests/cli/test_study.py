@@ -68,3 +68,13 @@ def test_world_sizes_follow_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--help"]) == 0
     assert "worldsize study --preset tiny --nproc 1,2" in capsys.readouterr().out
+
+
+def test_the_dry_run_shows_up_to_how_many_repeats_there_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "--preset", "tiny", "--nproc", "1,2", "--until", "3%", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("2 cells × 3 to 10 repeats")
+
+
+def test_what_is_no_percentage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "--preset", "tiny", "--nproc", "1,2", "--until", "0.03", "--dry-run"]) == 2
+    assert "--until 3%" in capsys.readouterr().err

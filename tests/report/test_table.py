@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,30 @@ def test_the_verdict_has_its_four_parts_in_order(tmp_path: Path) -> None:
     text = printed(tmp_path)
     places = [text.index(part) for part in ("2 devices are", "\nWhy", "\nNext", "\nEvidence")]
     assert places == sorted(places)
+
+
+def test_the_time_to_the_studys_loss_stands_below_the_loss(tmp_path: Path) -> None:
+    # losses 30, 29 … 6: the mean of the last five is 8, after 25 steps of 61 ms
+    text = printed(tmp_path, noise=0.0, losses=[30.0 - step for step in range(25)])
+    assert "s to" in text
+    assert "8.00" in text
+    assert "1.52" in text
+    assert "*" not in text
+
+
+def test_unequal_batches_show_the_loss_at_equal_tokens(tmp_path: Path) -> None:
+    # after 12 of 25 steps of twice the batch the mean is 33 - 12 = 21
+    text = printed(tmp_path, noise=0.0, scaling="weak", losses=[30.0 - step for step in range(25)])
+    assert "loss*" in text
+    assert "21.000" in text
+    assert "* after 204,800 tokens" in text
+
+
+def test_a_cap_that_was_hit_is_told(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, noise=0.02)
+    plan = json.loads((folder / "study.json").read_text()) | {"until": 0.0001, "max_repeats": 3}
+    (folder / "study.json").write_text(json.dumps(plan))
+    stream = io.StringIO()
+    Console(file=stream, width=WIDTH).print(table(analyse(folder)))
+    text = " ".join(stream.getvalue().split())
+    assert "until-not-reached: intervals are still wider than 0.01%: n2-b64" in text

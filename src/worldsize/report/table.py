@@ -50,7 +50,7 @@ def _headings(result: StudyResult, has_vary: bool) -> list[str]:
     utilisation = "MFU" if any(cell.mfu is not None for cell in result.cells) else "of\nmatmul"
     return [
         "dev.", "batch", *setting, "step time\n(95 %)", "tokens\n/s", "speedup\n(95 %)", "eff.", "exp.\ncomm.",
-        utilisation, "memory\n/rank", "loss", "",
+        utilisation, "memory\n/rank", _loss_heading(result), "",
     ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _row(cell: CellResult, vary: list[str], result: StudyResult) -> list[str]:
         percent(cell.exposed_communication_share) if cell.exposed_communication_share is not None else NONE,
         percent(utilisation) if utilisation is not None else NONE,
         _bytes(cell.peak_memory_bytes) if cell.peak_memory_bytes is not None else NONE,
-        f"{cell.final_loss:.3f}" if cell.final_loss is not None else NONE,
+        _loss(cell, result),
         _marks(cell),
     ]
 
@@ -88,6 +88,30 @@ def _speedup(cell: CellResult) -> str:
         return NONE
     mark = " (!)" if cell.overridden else ""
     return f"{cell.speedup.median:.2f}x{mark}\n{cell.speedup.low:.2f}-{cell.speedup.high:.2f}"
+
+
+def _loss_heading(result: StudyResult) -> str:
+    target = _target(result)
+    return f"loss{'*' if _batches_differ(result) else ''}" + (f"\ns to\n{target:.2f}" if target is not None else "")
+
+
+def _loss(cell: CellResult, result: StudyResult) -> str:
+    """Return the final loss (where batches differ: that at equal tokens) and below it the time to the study's loss."""
+    loss = cell.equal_tokens.loss if cell.equal_tokens and _batches_differ(result) else cell.final_loss
+    shown = f"{loss:.3f}" if loss is not None else NONE
+    if _target(result) is None:
+        return shown
+    return f"{shown}\n{f'{cell.time_to_loss.seconds.median:.3g}' if cell.time_to_loss else NONE}"
+
+
+def _batches_differ(result: StudyResult) -> bool:
+    return len({cell.global_batch for cell in result.cells if cell.equal_tokens}) > 1
+
+
+def _target(result: StudyResult) -> float | None:
+    """Return the loss that times are given to, where all cells share one."""
+    targets = {cell.time_to_loss.target for cell in result.cells if cell.time_to_loss}
+    return targets.pop() if len(targets) == 1 else None
 
 
 def _count(value: float) -> str:
@@ -116,7 +140,9 @@ def _marks(cell: CellResult) -> str:
 def _caption(result: StudyResult) -> Text | None:
     """Return one line for each problem and failure that the verdict does not tell."""
     told = "\n".join([*result.verdict.why, *result.verdict.evidence]).lower()
-    lines = [f"{problem.rule}: {problem.message}" for problem in result.problems]
+    tokens = next((cell.equal_tokens.tokens for cell in result.cells if cell.equal_tokens), 0)
+    lines = [f"* after {tokens:,} tokens, as many as the shortest cell trained on"] if _batches_differ(result) else []
+    lines += [f"{problem.rule}: {problem.message}" for problem in result.problems]
     for cell in result.cells:
         lines += [f"{cell.name}, {p.rule}: {p.message}" for p in cell.problems if p.message.lower() not in told]
         lines += [f"{failure.run}: {failure.reason}" for failure in cell.failures if failure.reason.lower() not in told]

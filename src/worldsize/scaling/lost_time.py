@@ -7,8 +7,11 @@ last and waited for nobody, so its time bounds the transfer from above; what the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, median
+from statistics import median
 
+import numpy as np
+
+from worldsize.scaling.laws import Floats
 from worldsize.scaling.pair import EXPOSED, Pair
 from worldsize.scaling.wording import percent, time_text
 from worldsize.study.files import Run
@@ -70,20 +73,20 @@ def waiting_share(runs: Sequence[Run]) -> float | None:
         times_s = [rank.step_time_s for rank in run.result.ranks]
         if run.record.layout.get("pp", 1) > 1 or max(times_s) > (1 + LOCK_STEP) * min(times_s):
             return None
-        steps = _exposed_steps(run)
-        exposed_s = median([mean(step) for step in steps])
-        waiting_s = median([mean(step) - min(step) for step in steps])
-        shares.append(min(1.0, waiting_s / exposed_s) if exposed_s > 0 else 0.0)
+        exposed_s = _exposed_s(run)
+        means_s = exposed_s.mean(axis=0)
+        waiting_s, whole_s = float(np.median(means_s - exposed_s.min(axis=0))), float(np.median(means_s))
+        shares.append(min(1.0, waiting_s / whole_s) if whole_s > 0 else 0.0)
     return median(shares) if shares else None
 
 
-def _exposed_steps(run: Run) -> list[list[float]]:
-    """Return exposed communication (s) as timed step → ranks; one step of medians where there are no step rows."""
+def _exposed_s(run: Run) -> Floats:
+    """Return exposed communication (s) as ranks × timed steps; one column of medians where there are no step rows."""
     rows = [[row.phases_s.get(EXPOSED, 0.0) for row in ranked if not row.warmup] for ranked in run.steps.values()]
-    by_step = [[max(0.0, seconds) for seconds in step] for step in zip(*rows, strict=False)]
-    if len(rows) == run.record.world_size and by_step:
-        return by_step
-    return [[max(0.0, rank.phases_s.get(EXPOSED, 0.0)) for rank in run.result.ranks]]
+    num_steps = min(map(len, rows), default=0)
+    if len(rows) != run.record.world_size or num_steps == 0:
+        rows, num_steps = [[rank.phases_s.get(EXPOSED, 0.0)] for rank in run.result.ranks], 1
+    return np.maximum([ranked[:num_steps] for ranked in rows], 0.0)
 
 
 def sentences(pair: Pair, lost: LostTime) -> list[str]:
