@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from tests.study.synthetic import make_study
+from worldsize.records import PHASES
 from worldsize.study.records import StudyResult
 from worldsize.study.results import analyse
+
+ALL_COMPUTE = dict.fromkeys(PHASES, 0.0) | {"compute_s": 0.06}  # no batch makes this better
 
 
 def study(folder: Path, **more: Any) -> StudyResult:
@@ -38,8 +41,12 @@ def test_beyond_the_noise_scale_it_does_not(tmp_path: Path) -> None:
     assert any(line.startswith("The batch of 64 is beyond what training needs") for line in advice)
 
 
-def test_near_the_noise_scale_nothing_is_said(tmp_path: Path) -> None:
-    assert not any("noise scale" in line for line in study(tmp_path, noise_scale=100.0).verdict.next)
+def test_near_the_noise_scale_a_word_goes_with_the_offer_of_a_batch(tmp_path: Path) -> None:
+    advice = study(tmp_path / "a", noise_scale=100.0).verdict.next
+    assert any(line.startswith("Doubling the global batch") for line in advice)
+    assert any(line.startswith("Batches beyond 100 samples or so save ever fewer steps") for line in advice)
+    alone = study(tmp_path / "b", noise_scale=100.0, faults={"n2-b64": {"phases": ALL_COMPUTE}}).verdict.next
+    assert not any("noise scale" in line for line in alone)
 
 
 def test_without_norms_of_ranks_there_is_none(tmp_path: Path) -> None:

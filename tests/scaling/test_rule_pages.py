@@ -43,3 +43,10 @@ def test_a_page_answers_all_questions(name: str) -> None:
         assert text.split("\n")[2].lower().startswith(severity)
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (PAGES / target).exists(), target
+
+
+def test_every_rule_is_named_by_a_test_that_triggers_it() -> None:
+    here = Path(__file__)
+    tests = [*(ROOT / "tests" / "scaling").glob("test_*.py"), *(ROOT / "tests" / "study").glob("test_*.py")]
+    text = "".join(path.read_text("utf-8") for path in tests if path != here)
+    assert [name for name in rules() if f'"{name}"' not in text] == []

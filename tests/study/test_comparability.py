@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_settings_that_change_no_work_pass(tmp_path: Path, config: dict[str, Any
 )
 def test_each_difference_of_the_environment_is_named(tmp_path: Path, environment: dict[str, Any], rule: str) -> None:
     assert rules_between(tmp_path, {"environment": environment}) == {rule}
+
+
+def test_another_text_under_the_same_path_is_named(tmp_path: Path) -> None:
+    reference, run = (read_run(make_run(tmp_path / name)) for name in ("baseline", "run"))
+    texts = ["a" * 32, "b" * 32]
+    ours, theirs = (
+        replace(each, record=each.record.model_copy(update={"tokens_digest": text}))
+        for each, text in zip((run, reference), texts, strict=True)
+    )
+    [problem] = compare([ours], theirs, "strong")
+    assert (problem.rule, problem.severity) == ("different-text", "blocks")
+    assert compare([ours], ours, "strong") == []
 
 
 def test_an_unknown_torch_version_is_no_difference(tmp_path: Path) -> None:

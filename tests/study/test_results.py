@@ -64,7 +64,9 @@ def test_missing_repeats_are_told_and_pairs_kept(tmp_path: Path) -> None:
     (failed / "result.json").unlink()
     (failed / "failure.json").write_text(RunFailure(run="runs/n1-b64/r3", reason="rank 0 died").model_dump_json())
     result = analyse(folder)
-    assert [problem.message.split(";")[0] for problem in result.problems] == ["4 of 6 runs finished, 1 failed"]
+    assert [(p.rule, p.message.split(";")[0]) for p in result.problems] == [
+        ("unfinished", "4 of 6 runs finished, 1 failed")
+    ]
     assert result.cells[0].failures[0].reason == "rank 0 died"
     assert result.cells[1].speedup
     assert len(result.cells[1].speedup.samples) == 1  # only round 1 has both

@@ -41,8 +41,11 @@ def noise_scale_of(runs: Sequence[Run]) -> NoiseScale | None:
     return gradient_noise_scale(np.repeat(small[:, None], num_ranks, axis=1), big, batch // num_ranks)
 
 
-def batch_advice(cell: CellResult) -> list[str]:
-    """Return what the noise scale says of a larger batch than the cell's, where it says something."""
+def batch_advice(cell: CellResult, *, is_offered: bool) -> list[str]:
+    """Return what the noise scale says of a larger batch than the cell's, where it says something.
+
+    `is_offered`: the verdict offers a larger batch for its speed, so that the undecided case needs a word too.
+    """
     noise = cell.noise_scale.noise_scale if cell.noise_scale else None
     if cell.noise_scale is None or noise is None or noise.value is None:
         return []
@@ -58,7 +61,9 @@ def batch_advice(cell: CellResult) -> list[str]:
             f"The batch of {batch} is beyond what training needs ({span}): a larger one saves few steps to the same "
             f"loss, whatever it does to the speedup."
         ]
-    return []
+    if not is_offered:
+        return []
+    return [f"Batches beyond {_samples(noise.value)} samples or so save ever fewer steps to the same loss ({span})."]
 
 
 def _span(noise: Interval) -> str:

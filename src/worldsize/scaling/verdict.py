@@ -55,7 +55,9 @@ def verdict(
     assert pair is not None
     ideas = suggestions(pair, cells, runs, answers)
     nothing = [f"No change that these measurements can judge would give more than {percent(WORTH)}."]
-    advice = [*(idea.sentence for idea in ideas), *too_uncertain(answers), *batch_advice(pair.cell)]
+    advice = [*(idea.sentence for idea in ideas), *too_uncertain(answers)]
+    is_offered = any(idea.kind == "batch" for idea in ideas)
+    advice += batch_advice(pair.cell, is_offered=is_offered)
     return Verdict(
         headline=_headline(pair, passed, ideas),
         why=[*_lost(pair), *_causes(pair.cell), *_refused(compared), *_failed(cells)],
