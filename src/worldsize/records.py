@@ -94,6 +94,7 @@ class RunRecord(Record):
     world_size: int
     layout: dict[str, int] = Field(description="dp, fsdp, tp, pp")
     strategy: str
+    tokens_digest: str | None = Field(None, description="of the tokenized corpus: the same path may hold another text")
     num_parameters: int
     flop_per_token: float = Field(description="model FLOP of forward and backward for one token, causal attention")
     environment: Environment
@@ -232,7 +233,8 @@ class RunResult(Record):
     mfu_vs_measured_matmul: float | None = None
     measuring_cost: MeasuringCost | None = None
     energy_j: float | None = Field(
-        None, description="energy of the timed steps, all devices; None when no counter can be read"
+        None,
+        description="energy of all training steps, warm-up included, all devices; None when no counter can be read",
     )
     energy_absent_because: str | None = None
     wall_s: float = Field(description="from the first step's start to the last step's end")

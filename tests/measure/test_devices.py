@@ -64,17 +64,28 @@ def test_rapl_packages_add_up_and_wrap_around(tmp_path: Path) -> None:
     first = write_zone(tmp_path, "intel-rapl:0", 1_000_000)
     second = write_zone(tmp_path, "intel-rapl:1", 9_000_000)
     write_zone(tmp_path, "intel-rapl:0:0", 5)  # a part of package 0, already in it
-    meter = EnergyMeter(torch.device("cpu"), rapl=tmp_path)
+    meter = EnergyMeter(torch.device("cpu"), counts_host=True, rapl=tmp_path)
     meter.start()
     (first / "energy_uj").write_text("3500000")
     (second / "energy_uj").write_text("1000000")
-    assert meter.stop() == pytest.approx(2.5 + 2.0)
+    meter.stop()
+    assert meter.joules == pytest.approx(2.5 + 2.0)
+
+
+def test_only_one_rank_a_host_counts_its_packages(tmp_path: Path) -> None:
+    zone = write_zone(tmp_path, "intel-rapl:0", 0)
+    meter = EnergyMeter(torch.device("cpu"), counts_host=False, rapl=tmp_path)
+    meter.start()
+    (zone / "energy_uj").write_text("5000000")
+    meter.stop()
+    assert meter.joules == 0.0
 
 
 def test_without_a_counter_there_is_a_reason_and_no_number(tmp_path: Path) -> None:
-    meter = EnergyMeter(torch.device("cpu"), rapl=tmp_path)
+    meter = EnergyMeter(torch.device("cpu"), counts_host=True, rapl=tmp_path)
     meter.start()
-    assert meter.stop() is None
+    meter.stop()
+    assert meter.joules is None
     assert "no energy counter" in (meter.absent_because or "")
 
 

@@ -12,6 +12,8 @@ from worldsize.study.files import Run
 from worldsize.study.records import CellResult
 
 AGREE_WITHIN = 0.10
+CAUSES = ("slow-rank", "too-few-cores")
+"""Rules whose warnings explain lost time: the verdict tells them under why."""
 
 
 def evidence(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[str]:
@@ -40,7 +42,7 @@ def warnings(pair: Pair) -> list[str]:
         f"Warning ({problem.rule}, {cell.name}): {problem.message}."
         for cell in both
         for problem in cell.problems
-        if problem.severity == "warns"
+        if problem.severity == "warns" and not (cell is pair.cell and problem.rule in CAUSES)
     ]
 
 

@@ -26,8 +26,8 @@ from worldsize.records import Origin
 from worldsize.run_folder import claim, locked
 
 if TYPE_CHECKING:
-    from worldsize.train.context import RankContext
-    from worldsize.train.loop import Where
+    from worldsize.parallel.context import RankContext
+    from worldsize.train.running import Where
 
 MESSAGES_FD = "WORLDSIZE_MESSAGES_FD"
 PROGRESS_EVERY_S = 0.5
@@ -63,9 +63,9 @@ def run_rank(
     import torch
 
     from worldsize.parallel.layout import layout_for
-    from worldsize.train.context import joined
-    from worldsize.train.loop import Where
+    from worldsize.train.process_group import joined
     from worldsize.train.run import Job, run
+    from worldsize.train.running import Where
 
     torch.set_num_threads(device.threads_per_rank)
     where = Where()
