@@ -99,9 +99,11 @@ def rendered(result: StudyResult, folder: Path, format_: str) -> str:
         return render(result, folder)
     if format_ == "json":
         return result.model_dump_json(indent=2) + "\n"
-    from worldsize.report import export
+    from worldsize.report.export import as_csv
+    from worldsize.report.markdown import markdown
+    from worldsize.report.study_document import study_document
 
-    return export.markdown(result) if format_ == "markdown" else export.as_csv(result)
+    return markdown(study_document(result, folder)) if format_ == "markdown" else as_csv(result)
 
 
 def write(out: Path, text: str) -> None:
