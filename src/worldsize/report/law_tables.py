@@ -40,7 +40,6 @@ def evidence(fits: LawFits) -> Table:
         "evidence (AICc). Left out: error where each cell is predicted from the others.",
         [
             Column("law", "law", "", [_law(fit, fits) for fit in laws], numeric=False, is_key=True),
-            words("formula", "formula", [fit.formula for fit in laws]),
             number_column("num_parameters", "parameters", Unit(1, ""), [fit.num_parameters for fit in laws], none),
             number_column("noise", "scatter", PERCENT, [fit.noise for fit in laws], none),
             number_column("aicc", "AICc", Unit(1, ""), [fit.aicc for fit in laws], none),
@@ -52,10 +51,10 @@ def evidence(fits: LawFits) -> Table:
 
 
 def _law(fit: LawFit, fits: LawFits) -> Value:
-    """Return the law's name, with its source and what speaks against it as remark."""
+    """Return the law's name, with its formula, its source and what speaks against it as remark."""
     chosen = " (chosen)" if fit.law == fits.best else ""
     misfit = f" {fit.misfit}" if fit.misfit else ""
-    return Value(f"{capital(fit.title)}{chosen}", remark=f"{capital(fit.title)}: {fit.source}.{misfit}")
+    return Value(f"{capital(fit.title)}{chosen}", remark=f"{capital(fit.title)}: {fit.formula} ({fit.source}).{misfit}")
 
 
 def _weight(fit: LawFit) -> Value:

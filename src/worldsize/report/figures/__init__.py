@@ -11,6 +11,7 @@ from worldsize.errors import UserError
 from worldsize.report import theme
 from worldsize.report.figures.batches import batch_efficiency
 from worldsize.report.figures.communication import compute_communication
+from worldsize.report.figures.cost import planned_cost, planned_efficiency
 from worldsize.report.figures.heat import rank_phases
 from worldsize.report.figures.laws import laws
 from worldsize.report.figures.lost import lost_time
@@ -32,6 +33,8 @@ __all__ = [
     "lost_time",
     "per_rank",
     "phases",
+    "planned_cost",
+    "planned_efficiency",
     "rank_phases",
     "save",
     "speedup",
