@@ -12,9 +12,9 @@ from worldsize.config.schema import Config
 from worldsize.data.batch import IGNORED_TARGET, Batch
 from worldsize.measure.clock import clock_for
 from worldsize.models.decoder import build
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies
-from worldsize.train.context import RankContext
 
 NUM_STEPS = 10
 LENGTH = 16

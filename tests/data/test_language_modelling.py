@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsize.data.language_modelling import LanguageModelling
-from worldsize.data.prepare import TokenFile, prepare
+from worldsize.data.prepare import prepare
+from worldsize.data.token_file import TokenFile
 from worldsize.errors import UserError
 
 

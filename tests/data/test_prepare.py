@@ -20,7 +20,8 @@ from worldsize.config.schema import DataConfig
 from worldsize.data import prepare as prepare_module
 from worldsize.data import workers
 from worldsize.data.pieces import Piece
-from worldsize.data.prepare import TokenFile, prepare
+from worldsize.data.prepare import prepare
+from worldsize.data.token_file import TokenFile
 from worldsize.data.tokenizer import ByteTokenizer, load_tokenizer
 from worldsize.errors import UserError
 

@@ -19,6 +19,8 @@ from worldsize.launch import local
 from worldsize.launch.local import launch
 from worldsize.launch.progress import Progress
 from worldsize.records import RunResult
+from worldsize.study.records import CellResult
+from worldsize.study.results import from_runs
 
 pytestmark = pytest.mark.slow
 
@@ -137,27 +139,58 @@ def test_after_a_failure_the_same_command_starts_over(tmp_path: Path, monkeypatc
     assert not list(tmp_path.glob("error.*"))
 
 
-def test_every_rank_on_all_data_is_not_the_prescribed_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound run on one device, to compare faulty ones with."""
+    out = tmp_path_factory.mktemp("sound") / "run"
+    small_run(out, *STEADY, world_size=1)
+    return out
+
+
+STEADY = ["train.steps=40", "model.d_model=128"]
+"""Enough work for a rank's compute to be told from noise."""
+
+
+def judged(one_device: Path, two_devices: Path) -> CellResult:
+    """Return what a study says of the run on two devices."""
+    return next(cell for cell in from_runs([one_device, two_devices]).cells if cell.world_size == 2)
+
+
+def test_a_sound_run_gets_its_speedup(one_device: Path, tmp_path: Path) -> None:
+    small_run(tmp_path, *STEADY)
+    cell = judged(one_device, tmp_path)
+    assert [problem for problem in cell.problems if problem.severity == "blocks"] == []
+    assert cell.speedup is not None
+
+
+def test_every_rank_on_all_data_is_named(one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_fault(monkeypatch, "repeat_data")
-    result = small_run(tmp_path)
-    assert result.num_samples == 2 * 20 * 8
-    assert result.samples_digest != result.samples_digest_expected
+    result = small_run(tmp_path, *STEADY)
+    assert result.num_samples == 2 * 40 * 8
+    cell = judged(one_device, tmp_path)
+    assert "every-rank-all-data" in {problem.rule for problem in cell.problems}
+    assert cell.speedup is None
 
 
-def test_ranks_with_their_own_seeds_part_at_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_with_their_own_seeds_are_named(
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_fault(monkeypatch, "own_seeds")
-    result = small_run(tmp_path)
+    result = small_run(tmp_path, *STEADY)
     assert len(set(result.checksums[0].by_rank)) == 2
-    assert result.samples_digest != result.samples_digest_expected
+    cell = judged(one_device, tmp_path)
+    assert {"ranks-start-apart", "samples-not-prescribed"} <= {problem.rule for problem in cell.problems}
+    assert cell.speedup is None
 
 
-def test_a_slowed_rank_shows_in_its_own_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slowed_rank_is_named(one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_fault(monkeypatch, "slow_rank")
-    result = small_run(tmp_path, "train.steps=40", "model.d_model=128")
-    compute_s = [rank.phases_s["compute_s"] for rank in result.ranks]
-    assert compute_s[1] / compute_s[0] > 1.1
+    result = small_run(tmp_path, *STEADY)
     waiting_s = [rank.phases_s["exposed_communication_s"] for rank in result.ranks]
     assert waiting_s[0] > waiting_s[1]
+    slow = [problem for problem in judged(one_device, tmp_path).problems if problem.rule == "slow-rank"]
+    assert len(slow) == 1
+    assert "rank 1" in slow[0].message
 
 
 def test_ctrl_c_ends_every_rank_and_says_so(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from worldsize.launch.pinning import cores_of
 from worldsize.measure.energy import EnergyMeter
-from worldsize.measure.matmul import matmul_flop_per_s
+from worldsize.measure.matmul import matmul_rates
 from worldsize.measure.peaks import peak_flop_per_s
 
 
@@ -41,7 +41,7 @@ def test_a_precision_without_a_peak_is_absent_too() -> None:
 def test_the_measured_matmul_rate_is_within_reach_of_a_hand_timed_product() -> None:
     import time
 
-    rate = matmul_flop_per_s(torch.device("cpu"), torch.float32, budget_s=0.3)
+    rate = matmul_rates(torch.device("cpu"), torch.float32, budget_s=0.3).stock
     x, y = torch.randn(768, 768), torch.randn(768, 768)
     times = []
     for _ in range(9):
@@ -64,17 +64,28 @@ def test_rapl_packages_add_up_and_wrap_around(tmp_path: Path) -> None:
     first = write_zone(tmp_path, "intel-rapl:0", 1_000_000)
     second = write_zone(tmp_path, "intel-rapl:1", 9_000_000)
     write_zone(tmp_path, "intel-rapl:0:0", 5)  # a part of package 0, already in it
-    meter = EnergyMeter(torch.device("cpu"), rapl=tmp_path)
+    meter = EnergyMeter(torch.device("cpu"), counts_host=True, rapl=tmp_path)
     meter.start()
     (first / "energy_uj").write_text("3500000")
     (second / "energy_uj").write_text("1000000")
-    assert meter.stop() == pytest.approx(2.5 + 2.0)
+    meter.stop()
+    assert meter.joules == pytest.approx(2.5 + 2.0)
+
+
+def test_only_one_rank_a_host_counts_its_packages(tmp_path: Path) -> None:
+    zone = write_zone(tmp_path, "intel-rapl:0", 0)
+    meter = EnergyMeter(torch.device("cpu"), counts_host=False, rapl=tmp_path)
+    meter.start()
+    (zone / "energy_uj").write_text("5000000")
+    meter.stop()
+    assert meter.joules == 0.0
 
 
 def test_without_a_counter_there_is_a_reason_and_no_number(tmp_path: Path) -> None:
-    meter = EnergyMeter(torch.device("cpu"), rapl=tmp_path)
+    meter = EnergyMeter(torch.device("cpu"), counts_host=True, rapl=tmp_path)
     meter.start()
-    assert meter.stop() is None
+    meter.stop()
+    assert meter.joules is None
     assert "no energy counter" in (meter.absent_because or "")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given, settings
-from model_configs import gpt, llama, models
 from torch import Tensor
 
+from tests.models.model_configs import gpt, llama, models
 from worldsize.config.schema import ModelConfig
 from worldsize.models.decoder import Decoder, build
 

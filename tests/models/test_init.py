@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from model_configs import gpt, llama
 
+from tests.models.model_configs import gpt, llama
 from worldsize.models.decoder import Decoder, build
 from worldsize.models.init import RESIDUAL_WRITERS, initial_value, name_seed
 

@@ -33,19 +33,41 @@ def test_a_row_holds_the_cells_figures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("vary", [{}, {"model.num_layers": [2, 4]}])
 def test_it_fits_a_hundred_columns_and_folds_nothing_away(tmp_path: Path, vary: dict[str, Any]) -> None:
     text = printed(
-        tmp_path, world_sizes=(1, 2, 4, 128), global_batches=(128, 2048), vary=vary, environment={"num_cores": 128}
+        tmp_path, world_sizes=(1, 2, 4, 64), global_batches=(64, 1024), vary=vary, environment={"num_cores": 128}
     )
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "…" not in text.split("Why")[0]
 
 
+def test_it_fits_eighty_columns_where_nothing_varies(tmp_path: Path) -> None:
+    result = analyse(
+        make_study(tmp_path, world_sizes=(1, 2), global_batches=(1024,), faults={"n2-b1024": {"slow_rank": 1}})
+    )
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(table(result))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    for whole in ("400 MiB", "baseline", "speedup", "memory", "tokens", "warned"):
+        assert whole in text
+
+
+def test_problems_are_told_once(tmp_path: Path) -> None:
+    text = " ".join(printed(tmp_path, faults={"n2-b64": {"out_of_step": 0.08}}).split())
+    assert text.count("cannot differ in step time") == 1
+
+
+def test_problems_of_cells_that_the_verdict_passes_over_stand_below(tmp_path: Path) -> None:
+    text = " ".join(printed(tmp_path, global_batches=(64, 128), faults={"n2-b64": {"out_of_step": 0.08}}).split())
+    assert "n2-b64, out-of-lock-step: ranks in lock-step" in text
+
+
 def test_refused_overridden_and_warned_cells_are_marked(tmp_path: Path) -> None:
     fault = {"n2-b64": {"every_rank_all_data": True}}
     refused = printed(tmp_path / "a", faults=fault)
-    assert "comparable" in refused
-    assert "n2-b64, every-rank-all-data: each rank consumed" in refused
+    assert "refused" in refused.split("No speedup")[0]
+    assert "n2-b64 (every-rank-all-data): each rank" in " ".join(refused.split())
     assert "(!)" in printed(tmp_path / "b", faults=fault, override=True)
-    assert "1 warning" in " ".join(printed(tmp_path / "c", faults={"n2-b64": {"slow_rank": 1}}).split())
+    assert "warned" in printed(tmp_path / "c", faults={"n2-b64": {"slow_rank": 1}})
 
 
 def test_the_verdict_has_its_four_parts_in_order(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_a_larger_batch_that_is_worse_is_told_from_measurement(tmp_path: Path) -
 def test_a_slow_rank_is_a_cause_and_a_thing_to_mend(tmp_path: Path) -> None:
     # rank 1 computes 60 ms, the other 50: the step takes 71; without the 10 ms 105 / 61
     verdict = clean(tmp_path, faults={"n2-b64": {"slow_rank": 1}}).verdict
-    assert any(line.startswith("Rank 1 computes 20 % longer") for line in verdict.why)
+    assert any(line.startswith("Rank 1 computes 20 % longer") and "Look for" in line for line in verdict.why)
+    assert not any("slow-rank" in line for line in verdict.evidence)
     mend = next(line for line in verdict.next if line.startswith("Bringing the slow rank level"))
     assert "1.72x" in mend
     # of 11 ms exposed, 5 are waiting (10 on one of two ranks): 105 / (71 - 6)
@@ -150,6 +151,23 @@ def test_one_world_size_is_a_plain_measurement(tmp_path: Path) -> None:
     assert verdict.headline.startswith("2 devices train 134,295 tokens/s: 61.0 ms (61.0-61.0) a step.")
     assert verdict.why[0] == "Compute: 50.0 ms, 82 % of the step."
     assert verdict.next == ["Measure what more devices bring: --nproc 2,4."]
+
+
+def test_phases_that_win_are_told_apart_from_those_that_lose(tmp_path: Path) -> None:
+    # compute takes 45 where 50 would do: 11 + 2 + 0.25 + 0.25 lost, 5 won
+    uneven = {"n2-b64": {"phases": phases_of(2, 64, exposed_s=0.011) | {"compute_s": 0.045}}}
+    verdict = clean(tmp_path, faults=uneven).verdict
+    assert verdict.why[0].endswith("so 8.5 ms are lost: 13.5 ms in some phases, less 5.0 ms won in others")
+    assert verdict.why[1].startswith("Exposed communication: 11.0 ms, 81 % of the loss.")
+    assert "Compute: 5.0 ms won. 45.0 ms a step, where the baseline's share would be 50.0 ms." in verdict.why
+    # with the exchange hidden 105 / 50 = 2.1: more than two devices can
+    assert any("at most 2.00x" in line for line in verdict.next)
+
+
+def test_uncertain_figures_come_first(tmp_path: Path) -> None:
+    assert (
+        clean(tmp_path, repeats=2).verdict.next[0].startswith("First make the figure certain (few-repeats): 2 finished")
+    )
 
 
 def test_nothing_finished(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def _result(
         model_flop_per_s=6.0 * NUM_PARAMETERS * tokens_per_s / world_size,
         mfu=None,
         mfu_absent_because="the peak of this CPU is not known",
-        mfu_vs_measured_matmul=6.0 * NUM_PARAMETERS * tokens_per_s / world_size / 9e10,
+        mfu_vs_measured_matmul=6.0 * NUM_PARAMETERS * tokens_per_s / world_size / 9e11,
         measuring_cost=MeasuringCost(per_step_s=measured([1e-4, 1.2e-4, 0.8e-4]), share_of_step=0.002, marks_s=2e-5),
         energy_absent_because="no counter can be read",
         wall_s=float(sum(row.wall_s for row in rows[0])),

@@ -43,7 +43,8 @@ def test_vary_reads_values_as_yaml() -> None:
 
 @pytest.mark.parametrize(
     ("items", "says"),
-    [(["model"], "type a dotted key"), (["num_layers=2"], "type a dotted key"), (["model.num_layers="], "type a dotted"),
+    [(["model"], "type a dotted key"), (["num_layers=2"], "type a dotted key"),
+     (["model.num_layers="], "type a dotted"),
      (["train.global_batch=1,2"], "--global-batch"), (["parallel.dp=1"], "--nproc"),
      (["model.bias=true", "model.bias=false"], "twice")],
 )  # fmt: skip

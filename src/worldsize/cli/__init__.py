@@ -20,8 +20,9 @@ from worldsize.errors import UserError, unknown
 
 COMMANDS = {
     "train": "Train one model once and measure every step.",
-    "study": "Train at several world sizes and say what each added device brings.",
+    "study": "Say which speedup each added device brings.",
     "report": "Explain what was measured, on one page or as data.",
+    "audit": "Say which speedups stand, in anybody's numbers.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""

@@ -46,7 +46,7 @@ def study(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the grid; run and write nothing.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Train at several world sizes and say what each added device brings.
+    """Say which speedup each added device brings.
 
     \b
     worldsize study --preset tiny --nproc 1,2
@@ -54,9 +54,10 @@ def study(
     worldsize study run.yaml --nproc 1,2 --vary model.num_layers=2,4 --repeats 5
     worldsize study run.yaml model.d_model=256 --scaling weak --dry-run
 
-    Every cell of the grid runs several times, in rounds, so that drift hits all alike. A speedup is given only for the
-    same work: the same samples, model, precision, optimizer and code. The folder keeps every run and report.html. The
-    same command goes on where it stopped and tries failed runs again; it may add world sizes, batches or repeats.
+    It trains at several world sizes. Every cell of the grid runs several times, in rounds, so that drift hits all
+    alike. A speedup is given only for the same work: the same samples, model, precision, optimizer and code. The
+    folder keeps every run and report.html. The same command goes on where it stopped and tries failed runs again; it
+    may add world sizes, batches or repeats.
     """
     from worldsize.config.load import load
     from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_vary
@@ -128,7 +129,7 @@ def _show_result(result: StudyResult, folder: Path, json_output: bool) -> None:
         return
     from rich.console import Console
 
-    from worldsize.report.table import table, verdict_text
+    from worldsize.report.table import WIDTH, table, verdict_text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table(result), verdict_text(result.verdict), f"\nReport: {folder / 'report.html'}", markup=False)

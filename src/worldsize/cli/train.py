@@ -41,39 +41,43 @@ def train(
     written last). A finished run is never overwritten: the same command does nothing, another config is refused.
     """
     from worldsize.config.load import load
+    from worldsize.config.rules import check
 
-    check_nproc(nproc)
+    world_size = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else nproc
+    check_nproc(world_size)
     path, overrides = split_config(config)
     loaded = load(path, overrides, preset)
+    check(loaded.config, world_size)
     warn(loaded.config)
-    ran = _as_a_rank(loaded, out) if "RANK" in os.environ else _here(loaded, nproc, out)
+    ran = _as_a_rank(loaded, world_size, out) if "RANK" in os.environ else _here(loaded, world_size, out)
     if os.environ.get("RANK", "0") == "0":
         if not ran:
             print(f"{out} already holds this run, finished: nothing to do.", file=sys.stderr)
         _show(out, json_output)
 
 
-def _here(loaded: Loaded, nproc: int, out: Path) -> bool:
+def _here(loaded: Loaded, world_size: int, out: Path) -> bool:
     from worldsize.launch.local import launch
     from worldsize.launch.progress import shown
 
     with shown() as say:
-        return launch(loaded, world_size=nproc, out=out, command=sys.argv, on_progress=say)
+        return launch(loaded, world_size=world_size, out=out, command=sys.argv, on_progress=say)
 
 
-def _as_a_rank(loaded: Loaded, out: Path) -> bool:
+def _as_a_rank(loaded: Loaded, world_size: int, out: Path) -> bool:
     """Be the rank that torchrun started."""
     from worldsize.errors import RunError
-    from worldsize.launch.local import resolved_for
+    from worldsize.launch.local import details_name, keep_details, resolved_for
     from worldsize.launch.progress import PlainLines, silent
     from worldsize.train.worker import RankFailed, run_rank
 
     say = PlainLines(sys.stderr) if os.environ["RANK"] == "0" else silent
-    resolved = resolved_for(loaded, int(os.environ["WORLD_SIZE"]), say)
+    resolved = resolved_for(loaded, world_size, say)
     try:
         return run_rank(resolved, out, sys.argv, say, claims_folder=True)
     except RankFailed as failure:
-        raise RunError(failure.message) from failure
+        keep_details(failure.rank, failure.details, out)
+        raise RunError(f"{failure.message} Details: {out / details_name(failure.rank)}") from failure
 
 
 def _show(out: Path, json_output: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from worldsize.data.batch import Batch
-from worldsize.data.prepare import TokenFile
+from worldsize.data.token_file import TokenFile
 from worldsize.errors import UserError
 
 

@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from worldsize.config.schema import DataConfig
 from worldsize.data.cache import atomic_file, cache_folder, locked
 from worldsize.data.corpus import Corpus, open_corpus
+from worldsize.data.token_file import TokenFile
 from worldsize.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, save_tokenizer, saved_path
 from worldsize.data.workers import Tokens, chunks, tokenize, tokenize_in_processes
 from worldsize.errors import UserError
@@ -35,27 +35,6 @@ MIN_CHUNKS_FOR_PROCESSES = 4
 
 SPOT_BYTES = 64 * 1024
 NUM_SPOTS = 64
-
-
-@dataclass(frozen=True)
-class TokenFile:
-    """A tokenized corpus on disk."""
-
-    path: Path
-    num_tokens: int
-    vocab_size: int
-    dtype: str
-    """'uint8', 'uint16' or 'uint32': the smallest that holds the vocabulary."""
-    digest: str
-    """SHA-256 of the ids and their type: equal digests are equal tokens, wherever the text came from."""
-    num_train_tokens: int
-    """The first so many train; the rest is held out."""
-    tokenizer: str
-    source: str
-
-    def tokens(self) -> np.ndarray:
-        """Return all token ids, memory-mapped and read-only."""
-        return np.asarray(np.memmap(self.path, dtype=np.dtype(self.dtype).newbyteorder("<"), mode="r"))
 
 
 def prepare(data: DataConfig, *, on_progress: OnProgress | None = None) -> TokenFile:

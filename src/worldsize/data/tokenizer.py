@@ -16,7 +16,7 @@ from worldsize.data.hub import first_line, offline_when_unreachable
 from worldsize.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from worldsize.data.prepare import TokenFile
+    from worldsize.data.token_file import TokenFile
 
 END_OF_TEXT = "<|endoftext|>"
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")

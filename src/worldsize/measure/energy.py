@@ -13,12 +13,14 @@ RAPL = Path("/sys/class/powercap")
 class EnergyMeter:
     """Energy between `start` and `stop` on this host: NVML's counter for a GPU, RAPL's package counters for CPUs.
 
-    RAPL counts the whole package, whatever else runs on it, so only one rank a host may add it up.
-    `absent_because` says why there is no number.
+    RAPL counts the whole package, whatever else runs on it, so one rank a host counts it (`counts_host`) and the
+    others add nothing. `joules` is None where there is no counter, and `absent_because` says why.
     """
 
-    def __init__(self, device: torch.device, rapl: Path = RAPL) -> None:
+    def __init__(self, device: torch.device, *, counts_host: bool, rapl: Path = RAPL) -> None:
+        self.joules: float | None = None
         self.absent_because: str | None = None
+        self._counts = counts_host or device.type == "cuda"
         self._read: Callable[[], list[tuple[float, float]]] | None = None
         try:
             self._read = _nvml_reader(device) if device.type == "cuda" else _rapl_reader(rapl)
@@ -28,16 +30,17 @@ class EnergyMeter:
     def start(self) -> None:
         self._before = self._read() if self._read else []
 
-    def stop(self) -> float | None:
-        """Return the joules since `start`, or None."""
+    def stop(self) -> None:
+        """Keep the joules since `start` in `joules`."""
         if self._read is None:
-            return None
+            return
         after = self._read()
         # A counter that ran over its range since `start` is smaller now; its range is added once.
-        return sum(
+        spent_j = sum(
             now - then + (wrap_j if now < then else 0.0)
             for (now, wrap_j), (then, _) in zip(after, self._before, strict=True)
         )
+        self.joules = spent_j if self._counts else 0.0
 
 
 def _rapl_reader(root: Path) -> Callable[[], list[tuple[float, float]]]:

@@ -132,14 +132,14 @@ def flop_per_token(model: ModelConfig, *, causal: bool = True) -> float:
 
 
 def activation_bytes(model: ModelConfig, micro_batch: int, *, precision: str = "fp32") -> int:
-    """Return the bytes that one micro batch keeps for its backward, in eager mode, without dropout.
+    """Return the bytes that one micro batch keeps for its backward, in eager mode, with fused attention, no dropout.
 
     An approximation for predicting memory. Kept a block and token: both norms' inputs (and, of an RMSNorm, the normed
     input), every linear's input, the fused query-key-value output (and rotated queries and keys), what the activation
-    function needs. After the blocks: the
-    last norm's and the head's input, and the log-probabilities in fp32. Under 'bf16' and 'fp16' autocast linears and
-    attention keep two-byte copies, also of the weights, while the residual stream and norms stay in fp32.
-    Not counted: norm statistics, token ids, logits and their gradient, which live only around the loss.
+    function needs. After the blocks: the last norm's and the head's input, and the log-probabilities in fp32. Under
+    'bf16' and 'fp16' autocast linears and attention keep two-byte copies, also of the weights, while the residual
+    stream and norms stay in fp32. Not counted: norm statistics, token ids, logits and their gradient, which live only
+    around the loss.
     """
     dims = dims_of(model)
     half = precision in ("bf16", "fp16")

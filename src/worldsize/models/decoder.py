@@ -24,8 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsize.config.schema import ModelConfig
+from worldsize.models.attention import causal_attention
 from worldsize.models.cost import dims_of
 from worldsize.models.init import initialise
+from worldsize.models.linear import Linear, linear
 
 
 def build(model: ModelConfig, seed: int, device: torch.device | str) -> Decoder:
@@ -52,7 +54,7 @@ class Decoder(nn.Module):
         self.position_embedding = nn.Embedding(dims.context_length, dims.d_model) if learned else None
         self.blocks = nn.ModuleList(Block(model) for _ in range(dims.num_layers))
         self.final_norm = make_norm(model)
-        self.head = None if model.tied_head else nn.Linear(dims.d_model, dims.vocab_size, bias=False)
+        self.head = None if model.tied_head else Linear(dims.d_model, dims.vocab_size, bias=False)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return logits_BTV. Raises ValueError for more positions than the context holds."""
@@ -70,7 +72,7 @@ class Decoder(nn.Module):
             x_BTC = block(x_BTC, rotation)
         x_BTC = self.final_norm(x_BTC)
         head = self.token_embedding if self.head is None else self.head
-        return F.linear(x_BTC, head.weight)
+        return linear(x_BTC, head.weight)
 
 
 class Block(nn.Module):
@@ -100,21 +102,19 @@ class Attention(nn.Module):
         self.d_head = dims.d_head
         self.head_counts = [dims.num_heads, dims.num_kv_heads, dims.num_kv_heads]
         self.dropout = model.dropout
-        self.qkv = nn.Linear(dims.d_model, sum(dims.qkv_sizes), bias=model.bias)
-        self.out = nn.Linear(dims.d_model, dims.d_model, bias=model.bias)
+        self.qkv = Linear(dims.d_model, sum(dims.qkv_sizes), bias=model.bias)
+        self.out = Linear(dims.d_model, dims.d_model, bias=model.bias)
 
     def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
         qkv_BTHD = self.qkv(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHD, k_BTGD, v_BTGD = qkv_BTHD.split(self.head_counts, dim=2)
         if rotation is not None:
             q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
-        out_BHTD = F.scaled_dot_product_attention(
+        out_BHTD = causal_attention(
             q_BTHD.transpose(1, 2),
             k_BTGD.transpose(1, 2),
             v_BTGD.transpose(1, 2),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
-            enable_gqa=self.head_counts[0] != self.head_counts[1],
+            self.dropout if self.training else 0.0,
         )
         out_BTC: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))
         return out_BTC
@@ -126,8 +126,8 @@ class FeedForward(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         dims = dims_of(model)
-        self.up = nn.Linear(dims.d_model, dims.d_ff, bias=model.bias)
-        self.down = nn.Linear(dims.d_ff, dims.d_model, bias=model.bias)
+        self.up = Linear(dims.d_model, dims.d_ff, bias=model.bias)
+        self.down = Linear(dims.d_ff, dims.d_model, bias=model.bias)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         out_BTC: Tensor = self.down(F.gelu(self.up(x_BTC), approximate="tanh"))
@@ -140,8 +140,8 @@ class GatedFeedForward(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         dims = dims_of(model)
-        self.up = nn.Linear(dims.d_model, 2 * dims.d_ff, bias=model.bias)
-        self.down = nn.Linear(dims.d_ff, dims.d_model, bias=model.bias)
+        self.up = Linear(dims.d_model, 2 * dims.d_ff, bias=model.bias)
+        self.down = Linear(dims.d_ff, dims.d_model, bias=model.bias)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         gate_BTF, value_BTF = self.up(x_BTC).chunk(2, dim=-1)

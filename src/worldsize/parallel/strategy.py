@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import StepClock
     from worldsize.models.cost import ModelDescription
-    from worldsize.train.context import RankContext
+    from worldsize.parallel.context import RankContext
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""A study as text: the table and the verdict, drawn from a StudyResult and nothing else. Fits 100 columns."""
+"""A study as text: the table and the verdict, drawn from a StudyResult and nothing else.
+
+Fits 100 columns, and 80 where no setting varies.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ NONE = "–"
 
 
 def table(result: StudyResult) -> Table:
-    """Return the study's table: a row a cell. Absent figures are dashes; marks refer to the lines below the table."""
+    """Return the study's table: a row a cell. Absent figures are dashes.
+
+    The last column marks cells with problems; below the table stand those that the verdict does not tell.
+    """
     vary = sorted({key for cell in result.cells for key in cell.vary})
-    drawn = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption=_caption(result), caption_justify="left"
-    )
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, caption=_caption(result), caption_justify="left")
     for heading in _headings(result, bool(vary)):
         left = heading in ("setting", "")
         drawn.add_column(heading, justify="left" if left else "right", no_wrap=not left, overflow="fold")
@@ -45,8 +49,8 @@ def _headings(result: StudyResult, has_vary: bool) -> list[str]:
     setting = ["setting"] if has_vary else []
     utilisation = "MFU" if any(cell.mfu is not None for cell in result.cells) else "of\nmatmul"
     return [
-        "de-\nvices", "global\nbatch", *setting, "step time\n(95 %)", "tokens\n/s", "speedup\n(95 %)", "effi-\nciency",
-        "exposed\ncomm.", utilisation, "memory\n/rank", "last\nloss", "",
+        "dev.", "batch", *setting, "step time\n(95 %)", "tokens\n/s", "speedup\n(95 %)", "eff.", "exp.\ncomm.",
+        utilisation, "memory\n/rank", "loss", "",
     ]  # fmt: skip
 
 
@@ -65,7 +69,7 @@ def _row(cell: CellResult, vary: list[str], result: StudyResult) -> list[str]:
         percent(cell.exposed_communication_share) if cell.exposed_communication_share is not None else NONE,
         percent(utilisation) if utilisation is not None else NONE,
         _bytes(cell.peak_memory_bytes) if cell.peak_memory_bytes is not None else NONE,
-        f"{cell.final_loss:.4f}" if cell.final_loss is not None else NONE,
+        f"{cell.final_loss:.3f}" if cell.final_loss is not None else NONE,
         _marks(cell),
     ]
 
@@ -100,19 +104,20 @@ def _bytes(value: int) -> str:
 
 def _marks(cell: CellResult) -> str:
     blocks = any(problem.severity == "blocks" for problem in cell.problems)
-    num_warnings = sum(problem.severity == "warns" for problem in cell.problems)
-    marks = [
-        *(["not comparable"] if blocks and not cell.overridden else []),
-        *(["overridden"] if cell.overridden else []),
-        *([f"{num_warnings} warning{'s' * (num_warnings > 1)}"] if num_warnings else []),
-        *([f"{len(cell.failures)} failed"] if cell.failures else []),
-    ]
-    return ", ".join(marks)
+    marks = {
+        "refused": blocks and not cell.overridden,
+        "override": cell.overridden,
+        "warned": any(problem.severity == "warns" for problem in cell.problems),
+        "failed": bool(cell.failures),
+    }
+    return " ".join(mark for mark, applies in marks.items() if applies)
 
 
 def _caption(result: StudyResult) -> Text | None:
-    """Return one line a problem: the cell, the rule and what it found."""
+    """Return one line for each problem and failure that the verdict does not tell."""
+    told = "\n".join([*result.verdict.why, *result.verdict.evidence]).lower()
     lines = [f"{problem.rule}: {problem.message}" for problem in result.problems]
-    lines += [f"{cell.name}, {problem.rule}: {problem.message}" for cell in result.cells for problem in cell.problems]
-    lines += [f"{failure.run}: {failure.reason}" for cell in result.cells for failure in cell.failures]
+    for cell in result.cells:
+        lines += [f"{cell.name}, {p.rule}: {p.message}" for p in cell.problems if p.message.lower() not in told]
+        lines += [f"{failure.run}: {failure.reason}" for failure in cell.failures if failure.reason.lower() not in told]
     return Text("\n".join(lines), style="italic") if lines else None

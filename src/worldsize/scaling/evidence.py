@@ -12,6 +12,8 @@ from worldsize.study.files import Run
 from worldsize.study.records import CellResult
 
 AGREE_WITHIN = 0.10
+CAUSES = ("slow-rank", "too-few-cores")
+"""Rules whose warnings explain lost time: the verdict tells them under why."""
 
 
 def evidence(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> list[str]:
@@ -40,7 +42,7 @@ def warnings(pair: Pair) -> list[str]:
         f"Warning ({problem.rule}, {cell.name}): {problem.message}."
         for cell in both
         for problem in cell.problems
-        if problem.severity == "warns"
+        if problem.severity == "warns" and not (cell is pair.cell and problem.rule in CAUSES)
     ]
 
 
@@ -88,7 +90,7 @@ def _three_ways(cell: CellResult) -> str | None:
     if len(seconds) == 1:
         return f"Exposed communication: {told}; no second way was measured."
     if exposed.disagreement:
-        return f"Exposed communication: {told}. {exposed.disagreement}"
+        return f"Exposed communication: {told}. {exposed.disagreement[:1].upper()}{exposed.disagreement[1:]}"
     gap = (max(seconds.values()) - min(seconds.values())) / max(max(seconds.values()), 1e-12)
     agree = "they agree within" if gap <= AGREE_WITHIN else "they differ by"
     return f"Exposed communication: {told}; {agree} {percent(max(gap, 0.01))}."
@@ -109,6 +111,8 @@ def _bytes(counts: CommunicationBytes) -> str | None:
 def _cost(cell: CellResult) -> str | None:
     if cell.measuring_cost_share is None:
         return None
+    if cell.measuring_cost_share <= 0:
+        return "What measuring costs does not show above the noise (steps with the clock minus steps without)."
     return f"Measuring costs {cell.measuring_cost_share * 100:.2f} % of the step (steps with the clock minus without)."
 
 

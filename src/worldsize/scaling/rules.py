@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from worldsize.records import Measured, Problem
+from worldsize.scaling.rules_timing import TIMING_RULES
 from worldsize.scaling.slow_rank import slow_ranks
 from worldsize.scaling.speedup import relative_width
 from worldsize.scaling.wording import percent
@@ -23,7 +24,6 @@ LOCK_STEP = 0.05
 NOISY = 0.10
 BOOKS = 0.01
 UNEXPLAINED = 0.05
-MEASURING_COST = 0.01
 ENOUGH_REPEATS = 3
 
 
@@ -240,18 +240,6 @@ def unpredicted_bytes(context: Context) -> list[Problem]:
     return in_runs("unpredicted-bytes", "warns", context.cell.runs, find)
 
 
-def measuring_costs(context: Context) -> list[Problem]:
-    """Clock marks that slow the step by more than one percent, beyond the noise."""
-
-    def find(run: Run) -> str | None:
-        cost = run.result.measuring_cost
-        if cost is None or cost.share_of_step <= MEASURING_COST or cost.per_step_s.low <= 0:
-            return None
-        return f"measuring takes {cost.share_of_step:.1%} of the step"
-
-    return in_runs("measuring-costs", "warns", context.cell.runs, find)
-
-
 def noisy_speedup(context: Context) -> list[Problem]:
     """A speedup whose interval is wider than a tenth."""
     if context.speedup is None or (width := relative_width(context.speedup)) <= NOISY:
@@ -295,6 +283,6 @@ RULES: tuple[Callable[[Context], list[Problem]], ...] = (
     warmup_never_left,
     books_do_not_close,
     unpredicted_bytes,
-    measuring_costs,
+    *TIMING_RULES,
 )
 SPEEDUP_RULES: tuple[Callable[[Context], list[Problem]], ...] = (noisy_speedup, super_linear)

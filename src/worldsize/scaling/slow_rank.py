@@ -11,7 +11,7 @@ from worldsize.study.cells import MeasuredCell
 from worldsize.study.files import read_steps
 
 SLOWER_BY = 0.10
-"""Less than this is ordinary: cores, caches and samples are never quite equal."""
+"""Less is ordinary: cores, caches and samples are never quite equal. The interval must lie beyond half of it."""
 
 
 def _compute_rounds(cell: MeasuredCell) -> list[list[list[float]]]:
@@ -44,7 +44,7 @@ def slow_ranks(cell: MeasuredCell) -> list[str]:
         if min(map(min, [*ours, *theirs])) <= 0:
             return []
         longer = ratio(ours, theirs, paired=True)
-        if longer.median < 1 + SLOWER_BY or longer.low <= 1:
+        if longer.median < 1 + SLOWER_BY or longer.low <= 1 + SLOWER_BY / 2:
             continue
         sentences.append(
             f"rank {rank} computes {percent(longer.median - 1)} longer than the others "

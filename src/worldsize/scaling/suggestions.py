@@ -40,9 +40,16 @@ class Pair:
         return self.num_times_devices if self.scaling == "strong" else 1.0
 
     def efficiency(self, *, cell_change_s: float = 0.0, baseline_change_s: float = 0.0) -> float:
-        """Return ideal / actual step time after both step times change by so many seconds."""
+        """Return ideal / actual step time, now or after both step times change by so many seconds.
+
+        A change is never reckoned to give more than the ideal: where phases say so, the baseline was measured slower
+        than its share (on a busier core, say).
+        """
         actual_s = sum(self.cell.phases_s.values()) + cell_change_s
-        return (sum(self.baseline.phases_s.values()) + baseline_change_s) / self.divisor / actual_s
+        if actual_s <= 0:
+            return 0.0
+        reckoned = (sum(self.baseline.phases_s.values()) + baseline_change_s) / self.divisor / actual_s
+        return min(1.0, reckoned) if cell_change_s or baseline_change_s else reckoned
 
     def told(self, efficiency: float) -> str:
         """Write an efficiency as this scaling mode speaks of it."""

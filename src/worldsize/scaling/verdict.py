@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from worldsize.records import Measured
-from worldsize.scaling.evidence import about_measuring, evidence, warnings
+from worldsize.scaling.evidence import CAUSES, about_measuring, evidence, warnings
 from worldsize.scaling.suggestions import WORTH, Pair, suggestions
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.files import Run
@@ -21,7 +21,6 @@ PHASE_NAMES = {
     "optimizer_s": "Optimizer",
     "other_s": "Other",
 }
-CAUSES = ("slow-rank", "too-few-cores")
 Runs = Mapping[str, Sequence[Run]]
 
 
@@ -42,9 +41,15 @@ def verdict(cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> Verdic
     return Verdict(
         headline=_headline(pair, passed),
         why=[*lost_time(pair), *_causes(subject), *_refused(compared), *_failed(cells)],
-        next=suggestions(pair, cells, runs[subject.name]) or nothing,
+        next=[*_make_certain(pair), *(suggestions(pair, cells, runs[subject.name]) or nothing)],
         evidence=evidence(pair, runs[subject.name], runs[pair.baseline.name]),
     )
+
+
+def _make_certain(pair: Pair) -> list[str]:
+    """Return what to do first where the figures are too uncertain to build on."""
+    doubts = [p for cell in (pair.cell, pair.baseline) for p in cell.problems if p.rule in ("noisy", "few-repeats")]
+    return [f"First make the figure certain ({doubts[0].rule}): {doubts[0].message}."] if doubts else []
 
 
 def _middle(measured: Measured | None) -> float:
@@ -118,33 +123,47 @@ def lost_time(pair: Pair) -> list[str]:
         ideal += f" ({time_text(baseline_s)} / {pair.divisor:g})"
     if lost_s <= 0:
         return [f"A step takes {time_text(actual_s)}, no longer than the ideal {ideal}: no time is lost."]
-    lines = [f"Ideally a step would take {ideal}; it takes {time_text(actual_s)}, so {time_text(lost_s)} are lost:"]
+    gross_s = sum(seconds for seconds in excess.values() if seconds > 0)
+    won_s = gross_s - lost_s
+    won = (
+        f": {time_text(gross_s)} in some phases, less {time_text(won_s)} won in others"
+        if won_s > WORTH * lost_s
+        else ":"
+    )
+    lines = [f"Ideally a step would take {ideal}; it takes {time_text(actual_s)}, so {time_text(lost_s)} are lost{won}"]
     for name, seconds in sorted(excess.items(), key=lambda item: -item[1]):
-        if abs(seconds) >= WORTH * lost_s:
-            verb = "of the loss" if seconds > 0 else "of the loss won back"
-            figures = f"{time_text(abs(seconds))}, {percent(abs(seconds) / lost_s)} {verb}"
-            lines.append(f"{PHASE_NAMES.get(name, name)}: {figures}. {_because(pair, name)}")
+        if seconds >= WORTH * gross_s:
+            share = f"{time_text(seconds)}, {percent(seconds / gross_s)} of the loss"
+            lines.append(f"{PHASE_NAMES.get(name, name)}: {share}. {_because(pair, name)}")
+        elif seconds <= -WORTH * gross_s:
+            lines.append(f"{PHASE_NAMES.get(name, name)}: {time_text(-seconds)} won. {_compared(pair, name)}")
     return lines
 
 
 def _because(pair: Pair, name: str) -> str:
     now, before = (time_text(each.phases_s.get(name, 0.0)) for each in (pair.cell, pair.baseline))
-    part = time_text(pair.baseline.phases_s.get(name, 0.0) / pair.divisor)
     if name == "exposed_communication_s":
         return "The exchange, and waiting for other ranks, that no compute hides."
     if name == "optimizer_s" and pair.divisor > 1:
         return f"Every device updates all weights: {now} a step, {before} on the baseline; it is not divided."
     if name == "compute_s":
         return (
-            f"Forward and backward take {now} a step where the baseline's rate would need {part}: a smaller share runs "
-            f"less efficiently, or devices share memory bandwidth, cache or clock."
+            f"{_compared(pair, name)} A smaller share runs less efficiently, or devices share memory bandwidth, cache "
+            f"or clock."
         )
-    return f"{now} a step, where the baseline's share would be {part}."
+    return _compared(pair, name)
+
+
+def _compared(pair: Pair, name: str) -> str:
+    now = time_text(pair.cell.phases_s.get(name, 0.0))
+    share = time_text(pair.baseline.phases_s.get(name, 0.0) / pair.divisor)
+    return f"{now} a step, where the baseline's share would be {share}."
 
 
 def _causes(cell: CellResult) -> list[str]:
     """Return the warnings that explain lost time rather than doubt it."""
-    return [f"{problem.message.capitalize()}." for problem in cell.problems if problem.rule in CAUSES]
+    causes = [problem.message for problem in cell.problems if problem.rule in CAUSES]
+    return [f"{message[0].upper()}{message[1:]}." for message in causes]
 
 
 def _refused(compared: Sequence[CellResult]) -> list[str]:

@@ -151,6 +151,11 @@ def _losses(run: Run, reference: Run, scaling: Scaling) -> str | None:
     )
 
 
+def _tokens(run: Run, reference: Run, _: Scaling) -> str | None:
+    ours, theirs = run.record.tokens_digest, reference.record.tokens_digest
+    return _unequal("the tokenized text (digest)", ours[:12], theirs[:12]) if ours and theirs else None
+
+
 def _torch(run: Run, reference: Run, _: Scaling) -> str | None:
     ours, theirs = run.record.environment.torch, reference.record.environment.torch
     return _unequal("torch's version", ours, theirs) if ours and theirs else None
@@ -174,6 +179,7 @@ CHECKS = (
     Check("different-model", _config_differs("model.")),
     Check("different-data", _config_differs("data.source", "data.tokenizer", "data.text_column", "data.max_bytes",
                                             "data.validation_fraction")),
+    Check("different-text", _tokens),
     Check("different-precision", _config_differs("train.precision")),
     Check("different-optimizer", _config_differs("optimizer.learning_rate", "optimizer.beta", "optimizer.eps",
                                                  "optimizer.weight_decay", "train.grad_clip_norm")),

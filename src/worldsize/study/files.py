@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 SHORTEST_S, LONGEST_S = 1e-9, 1e9
 """A step time outside of these is no step time but a broken file."""
+ROUNDING = 0.01
+"""How far below zero a phase may fall, as a share of the step: the rest of a subtraction of means."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ def _contradictions(record: RunRecord, result: RunResult) -> Iterable[str]:
     yield from (f"ranks[{r.rank}].step_time_s is {r.step_time_s}" for r in result.ranks if not _is_time(r.step_time_s))
     every = [("phases_s", result.phases_s), *((f"ranks[{r.rank}].phases_s", r.phases_s) for r in result.ranks)]
     for name, phases in every:
-        yield from (f"{name}.{phase} is {s}" for phase, s in phases.items() if not abs(s) <= LONGEST_S)
+        least_s = -ROUNDING * result.step_time_s.median
+        yield from (f"{name}.{phase} is {s}" for phase, s in phases.items() if not least_s <= s <= LONGEST_S)
     yield from (f"checksums of step {c.step} has {len(c.by_rank)} entries for {num_ranks} ranks"
                 for c in result.checksums if len(c.by_rank) != num_ranks)  # fmt: skip
 
@@ -137,9 +141,22 @@ def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord:
     """Read one JSON file as `kind`. Raises UserError that names the file and the first fields at fault."""
     text = _read_text(path)
     try:
-        return kind.model_validate_json(text)
+        record = kind.model_validate_json(text)
     except ValidationError as error:
         raise UserError(f"{path}: {_faults(error)}{_version_hint(text)}") from error
+    field = next(_non_finite(record.model_dump()), None)
+    if field:
+        raise UserError(f"{path}: {field} is not a finite number")
+    return record
+
+
+def _non_finite(value: Any, where: str = "") -> Iterator[str]:
+    """Yield the names of fields that hold an infinity or no number at all."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield where.removeprefix(".")
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from _non_finite(child, f"{where}.{key}")
 
 
 def _read_text(path: Path) -> str:

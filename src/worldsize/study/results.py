@@ -160,7 +160,7 @@ def _phases(runs: Sequence[Run], step_s: float) -> dict[str, float]:
     shares: list[Mapping[str, float]] = []
     for run in runs:
         total = sum(run.result.phases_s.values())
-        shares.append({name: s / total for name, s in run.result.phases_s.items()} if total > 0 else {})
+        shares.append({name: s / total for name, s in run.result.phases_s.items()} if total > 0 else {"other_s": 1.0})
     names = [*PHASES, *sorted(set().union(*shares) - set(PHASES))]
     return {name: step_s * mean(share.get(name, 0.0) for share in shares) for name in names}
 

@@ -10,8 +10,8 @@ import torch
 from worldsize.data.batch import Batch
 from worldsize.data.language_modelling import LanguageModelling
 from worldsize.data.sampler import Sampler
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import Batches
-from worldsize.train.context import RankContext
 
 
 @dataclass(frozen=True)

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from worldsize.config.schema import Config
 from worldsize.data.language_modelling import LanguageModelling
 from worldsize.data.sampler import digest
-from worldsize.launch.progress import OnProgress, Progress
+from worldsize.launch.progress import Progress
 from worldsize.measure import memory
-from worldsize.measure.clock import StepClock
-from worldsize.parallel.strategy import StepOutput, Strategy
+from worldsize.parallel.strategy import StepOutput
 from worldsize.records import Checksum, Evaluation, StepRow
 from worldsize.train.checksum import weights_checksum
-from worldsize.train.context import RankContext
-from worldsize.train.feed import Feed, Share, micro_batches
+from worldsize.train.feed import Share, micro_batches
 from worldsize.train.optimizer import learning_rate
-
-
-@dataclass
-class Where:
-    """How far this rank has come, for the message when it fails."""
-
-    stage: str = "starting"
-    step: int = 0
+from worldsize.train.running import Running
 
 
 @dataclass
@@ -40,6 +32,12 @@ class TrainLog:
     prescribed_digest: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
     checksums: list[Checksum] = field(default_factory=list)
+    wall_s: float = 0.0
+
+    @property
+    def timed_contention_s(self) -> list[float]:
+        """Contention of the steps that count."""
+        return [c for c, row in zip(self.contention_s, self.rows, strict=True) if not row.warmup]
 
 
 @dataclass
@@ -57,29 +55,22 @@ class Trainer:
 
     def __init__(
         self,
-        *,
-        config: Config,
-        context: RankContext,
-        strategy: Strategy,
+        running: Running,
         model: torch.nn.Module,
-        feed: Feed,
         held_out: LanguageModelling | None,
-        clock: StepClock,
         on_rows: Callable[[list[StepRow], list[float]], None],
-        say: OnProgress,
-        where: Where,
     ) -> None:
-        self.config = config
-        self.context = context
-        self.strategy = strategy
+        self.config = running.config
+        self.context = running.context
+        self.strategy = running.strategy
+        self.feed = running.feed
+        self.clock = running.clock
+        self.where = running.where
         self.model = model
-        self.feed = feed
         self.held_out = held_out
-        self.clock = clock
-        self.where = where
         self.log = TrainLog()
+        self._say = running.say
         self._on_rows = on_rows
-        self._say = say
         self._pending: list[_Pending] = []
 
     def train(self) -> TrainLog:
@@ -87,6 +78,7 @@ class Trainer:
         self.where.stage = "training"
         self._checksum(0)
         num_steps = self.config.train.steps
+        began_s = time.perf_counter()
         for step in range(num_steps):
             self.where.step = step
             self._pending.append(self._timed_step(step))
@@ -97,6 +89,7 @@ class Trainer:
                 self._evaluate(done)
             if done % self.config.train.checksum_every_steps == 0 or done == num_steps:
                 self._checksum(done)
+        self.log.wall_s = time.perf_counter() - began_s
         return self.log
 
     def _is_due(self, done: int) -> bool:
@@ -126,6 +119,7 @@ class Trainer:
         times = self.clock.window()
         pending, self._pending = self._pending, []
         loss_sums = torch.stack([p.output.loss_sum for p in pending]).tolist()
+        losses = self._global_losses(pending, loss_sums)
         memory_bytes = memory.used_bytes(self.context.device)
         rows = [
             StepRow(
@@ -148,22 +142,21 @@ class Trainer:
             self.log.prescribed_digest += digest(p.step, self.feed.prescribed_ids(p.step))
         self.log.rows += rows
         self.log.contention_s += [t.contention_s for t in times]
-        losses = self._global_losses(rows)
         self._on_rows(rows, losses)
         wall_s = sum(row.wall_s for row in rows)
         tokens = sum(row.num_tokens for row in rows) * self.context.layout.num_data_ranks
         self._say(Progress("training", rows[-1].step + 1, self.config.train.steps, losses[-1], tokens / wall_s))
 
-    def _global_losses(self, rows: list[StepRow]) -> list[float]:
+    def _global_losses(self, pending: list[_Pending], loss_sums: list[float]) -> list[float]:
         """Return each step's loss over all ranks. Raises FloatingPointError on every rank when one is not finite."""
-        by_rank = self.context.gather([(row.loss_sum, row.num_tokens) for row in rows])
+        by_rank = self.context.gather([(x, p.share.num_tokens) for x, p in zip(loss_sums, pending, strict=True)])
         losses = []
-        for row, ranks in zip(rows, zip(*by_rank, strict=True), strict=True):
-            sick = [rank for rank, (loss_sum, _) in enumerate(ranks) if not np.isfinite(loss_sum)]
+        for p, ranks in zip(pending, zip(*by_rank, strict=True), strict=True):
+            sick = [rank for rank, (loss_sum, _) in enumerate(ranks) if not math.isfinite(loss_sum)]
             if sick:
-                self.where.step = row.step
+                self.where.step = p.step
                 raise FloatingPointError(
-                    f"the loss is {ranks[sick[0]][0]} at step {row.step} on rank {', '.join(map(str, sick))}"
+                    f"the loss is {ranks[sick[0]][0]} at step {p.step} on rank {', '.join(map(str, sick))}"
                 )
             losses.append(sum(loss_sum for loss_sum, _ in ranks) / sum(tokens for _, tokens in ranks))
         return losses
@@ -191,5 +184,6 @@ class Trainer:
             self._say(Progress("training", done, self.config.train.steps, note="WARNING: the replicas' weights differ"))
 
 
-def _value(scalar: torch.Tensor | None) -> float | None:
-    return None if scalar is None else float(scalar)
+def _value(norm: torch.Tensor | None) -> float | None:
+    """Return a norm, or None where there is none: fp16 that overflowed has skipped its step."""
+    return float(norm) if norm is not None and torch.isfinite(norm) else None

@@ -10,59 +10,51 @@ from collections.abc import Callable
 
 import torch
 
+from worldsize.launch.progress import Progress
 from worldsize.measure.clock import NullClock, StepClock
-from worldsize.parallel.strategy import Strategy
-from worldsize.train.context import RankContext
-from worldsize.train.feed import Feed
+from worldsize.parallel.context import RankContext
+from worldsize.train.running import Running
 
 FULL, UNMEASURED, WITHOUT_EXCHANGE = "full", "unmeasured", "without_exchange"
 
 
-def one_step(
-    strategy: Strategy, feed: Feed, step: int, device: torch.device, clock: StepClock, *, exchange: bool = True
-) -> None:
+def one_step(running: Running, step: int, clock: StepClock, *, exchange: bool = True) -> None:
     """Run one whole step at learning rate 0, with the same marks as the training loop."""
+    device = running.context.device
     clock.start()
-    share = feed.share(step)
+    share = running.feed.share(step)
     clock.mark("data_wait_s")
     if device.type != "cpu":
         share = share.to(device)
         clock.mark("host_to_device_s")
-    strategy.step(share.micro_batches, 0.0, clock, exchange=exchange)
+    running.strategy.step(share.micro_batches, 0.0, clock, exchange=exchange)
     clock.stop()
 
 
-def probe(
-    strategy: Strategy,
-    feed: Feed,
-    clock: StepClock,
-    context: RankContext,
-    *,
-    first_step: int,
-    num_rounds: int,
-    on_round: Callable[[int], None],
-) -> dict[str, list[float]]:
+def probe(running: Running) -> dict[str, list[float]]:
     """Time each variant once a round, its place in the round moving on; return seconds by variant, one a round.
 
     All ranks start a step together (a barrier outside the timed part), since without an exchange nothing else keeps
     them in step. Called on every rank; synchronises the device at both ends of each step.
     """
+    num_rounds, context = running.config.measure.probe_rounds, running.context
+    running.where.stage = "probing"
     variants: dict[str, Callable[[int], None]] = {
-        FULL: lambda step: one_step(strategy, feed, step, context.device, clock),
-        UNMEASURED: lambda step: one_step(strategy, feed, step, context.device, NullClock()),
+        FULL: lambda step: one_step(running, step, running.clock),
+        UNMEASURED: lambda step: one_step(running, step, NullClock()),
     }
     if context.world_size > 1:
-        variants[WITHOUT_EXCHANGE] = lambda step: one_step(strategy, feed, step, context.device, clock, exchange=False)
+        variants[WITHOUT_EXCHANGE] = lambda step: one_step(running, step, running.clock, exchange=False)
     order = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    step = first_step
+    step = running.config.train.steps
     for round_index in range(num_rounds):
-        on_round(round_index)
+        running.say(Progress("probing", round_index, num_rounds))
         turn = round_index % len(order)
         for name in order[turn:] + order[:turn]:
             seconds[name].append(_timed_s(variants[name], step, context))
             step += 1
-        clock.window()
+        running.clock.window()
     return seconds
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,35 +13,29 @@ import torch
 from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
 from worldsize.data.language_modelling import LanguageModelling
-from worldsize.data.prepare import TokenFile, prepare
-from worldsize.data.sampler import Sampler, combine, to_hex
+from worldsize.data.prepare import prepare
+from worldsize.data.sampler import Sampler
+from worldsize.data.token_file import TokenFile
 from worldsize.launch.progress import OnProgress, Progress
-from worldsize.measure import environment, memory, summary
-from worldsize.measure.clock import StepClock, clock_for, marks_cost_s
+from worldsize.measure import environment, memory
+from worldsize.measure.clock import clock_for, marks_cost_s
 from worldsize.measure.energy import EnergyMeter
-from worldsize.measure.matmul import matmul_flop_per_s
-from worldsize.measure.peaks import peak_flop_per_s
-from worldsize.measure.statistics import measured
+from worldsize.measure.matmul import MatmulRates, matmul_rates
 from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
 from worldsize.models.decoder import build
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
-from worldsize.parallel.strategy import Strategy
-from worldsize.records import (
-    CollectiveCount,
-    CommunicationBytes,
-    RankSummary,
-    RunRecord,
-    RunResult,
-    StepRow,
-)
+from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
-from worldsize.train.context import RankContext, backend_for
 from worldsize.train.feed import Feed
-from worldsize.train.loop import Trainer, TrainLog, Where
+from worldsize.train.loop import Trainer, TrainLog
 from worldsize.train.precision import MATMUL_DTYPE
-from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE, one_step, probe
+from worldsize.train.probe import one_step, probe
+from worldsize.train.process_group import backend_for
+from worldsize.train.result import RankReport, result_of
+from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
 
 
@@ -61,20 +53,6 @@ class Job:
         return self.loaded.config
 
 
-@dataclass(frozen=True)
-class RankReport:
-    """What each rank tells rank 0 at the end."""
-
-    rows: list[StepRow]
-    contention_s: list[float]
-    samples_digest: int
-    peak_memory_bytes: int
-    matmul_flop_per_s: float | None
-    energy_j: float | None
-    probes_s: dict[str, list[float]]
-    traced: list[TracedStep]
-
-
 def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     """Train, probe and trace on this rank; rank 0 writes run.json first and result.json last. Called on every rank."""
     config = job.config
@@ -84,47 +62,41 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
-    clock = clock_for(context.device)
+    running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
     writer = RunWriter(job.out, context.rank)
-    record = _record(job, context, model)
+    record = _record(job, context, model, token_file)
     if context.is_main:
         writer.write_run(record)
-    matmul = _matmul_rate(config, context)
-    energy = EnergyMeter(context.device)
-    with Sinks(config, job.out, enabled=context.is_main) as sinks:
+    matmul = _matmul_rates(config, context)
+    log, energy = _train(running, model, held_out, writer)
+    writer.close()
+    peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
+    probes_s = probe(running)
+    traced, observed = _trace(running, job.out)
+    report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced)
+    reports = context.gather(report)
+    if context.is_main:
+        predicted = strategy.communication(config, context.layout, cost.describe(config.model))
+        communication = CommunicationBytes(predicted=predicted, observed=observed)
+        writer.write_result(result_of(record, reports, communication, marks_cost_s(context.device), energy))
+
+
+def _train(
+    running: Running, model: torch.nn.Module, held_out: LanguageModelling | None, writer: RunWriter
+) -> tuple[TrainLog, EnergyMeter]:
+    """Train with every sink open; the energy is that of training alone."""
+    config, context = running.config, running.context
+    energy = EnergyMeter(context.device, counts_host=context.local_rank == 0)
+    with Sinks(config, writer.folder, enabled=context.is_main) as sinks:
 
         def on_rows(rows: list[StepRow], losses: list[float]) -> None:
             writer.write_steps(rows)
             sinks.log(rows, losses)
 
-        trainer = Trainer(
-            config=config, context=context, strategy=strategy, model=model, feed=feed, held_out=held_out,
-            clock=clock, on_rows=on_rows, say=say, where=where,
-        )  # fmt: skip
         energy.start()
-        began_s = time.perf_counter()
-        log = trainer.train()
-        wall_s = time.perf_counter() - began_s
-        energy_j = energy.stop() if context.device.type == "cuda" or context.local_rank == 0 else 0.0
-    writer.close()
-    probes_s = _probe(config, strategy, feed, clock, context, say, where)
-    traced, observed = _trace(job, strategy, feed, clock, context, say, where)
-    report = RankReport(
-        rows=log.rows,
-        contention_s=[c for c, row in zip(log.contention_s, log.rows, strict=True) if not row.warmup],
-        samples_digest=log.samples_digest,
-        peak_memory_bytes=memory.peak_bytes(context.device),
-        matmul_flop_per_s=matmul,
-        energy_j=energy_j,
-        probes_s=probes_s,
-        traced=traced,
-    )
-    reports = context.gather(report)
-    if context.is_main:
-        predicted = strategy.communication(config, context.layout, cost.describe(config.model))
-        communication = CommunicationBytes(predicted=predicted, observed=observed)
-        result = _result(record, context, log, reports, communication, wall_s, energy.absent_because)
-        writer.write_result(result)
+        log = Trainer(running, model, held_out, on_rows).train()
+        energy.stop()
+    return log, energy
 
 
 def seed_dropout(seed: int, context: RankContext) -> None:
@@ -141,7 +113,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
     return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord:
+def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -154,6 +126,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord
         world_size=context.world_size,
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
+        tokens_digest=token_file.digest,
         num_parameters=sum(p.numel() for p in model.parameters()),
         flop_per_token=cost.flop_per_token(config.model, causal=True),
         environment=environment.describe(
@@ -168,142 +141,30 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module) -> RunRecord
     )
 
 
-def _matmul_rate(config: Config, context: RankContext) -> float | None:
+def _matmul_rates(config: Config, context: RankContext) -> MatmulRates | None:
     """Measure on all ranks at once, so that they share caches and clocks as they will in training."""
     if not config.measure.matmul:
         return None
     context.barrier()
-    return matmul_flop_per_s(context.device, MATMUL_DTYPE[config.train.precision])
+    rates = matmul_rates(context.device, MATMUL_DTYPE[config.train.precision])
+    memory.forget_peak(context.device)
+    return rates
 
 
-def _probe(
-    config: Config,
-    strategy: Strategy,
-    feed: Feed,
-    clock: StepClock,
-    context: RankContext,
-    say: OnProgress,
-    where: Where,
-) -> dict[str, list[float]]:
-    where.stage = "probing"
-    num_rounds = config.measure.probe_rounds
-    return probe(
-        strategy,
-        feed,
-        clock,
-        context,
-        first_step=config.train.steps,
-        num_rounds=num_rounds,
-        on_round=lambda index: say(Progress("probing", index, num_rounds)),
-    )
-
-
-def _trace(
-    job: Job,
-    strategy: Strategy,
-    feed: Feed,
-    clock: StepClock,
-    context: RankContext,
-    say: OnProgress,
-    where: Where,
-) -> tuple[list[TracedStep], list[CollectiveCount] | None]:
-    measure = job.config.measure
-    if measure.trace_steps == 0:
+def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[CollectiveCount] | None]:
+    """Profile a few steps; return them and the collectives that one of them issued, or None when none was traced."""
+    config, context = running.config, running.context
+    if config.measure.trace_steps == 0:
         return [], None
-    where.stage = "tracing"
-    say(Progress("tracing", 0, measure.trace_steps))
-    step = job.config.train.steps
-    run_step: Callable[[], None] = lambda: one_step(strategy, feed, step, context.device, clock)  # noqa: E731
-    events = trace(run_step, context.barrier, num_steps=measure.trace_steps, device=context.device)
-    if measure.keep_trace:
-        save(events, job.out / trace_name(context.rank))
+    running.where.stage = "tracing"
+    running.say(Progress("tracing", 0, config.measure.trace_steps))
+    events = trace(
+        lambda: one_step(running, config.train.steps, running.clock),
+        context.barrier,
+        num_steps=config.measure.trace_steps,
+        device=context.device,
+    )
+    if config.measure.keep_trace:
+        save(events, out / trace_name(context.rank))
     axes = {size: axis for axis, size in context.layout.as_dict().items() if size > 1}
-    observed = collectives_of(events, axes) if axes else []
-    return steps_of(events), observed
-
-
-def _result(
-    record: RunRecord,
-    context: RankContext,
-    log: TrainLog,
-    reports: Sequence[RankReport],
-    communication: CommunicationBytes,
-    wall_s: float,
-    energy_absent_because: str | None,
-) -> RunResult:
-    """Put all ranks' numbers together. Rank 0 only."""
-    rows = {rank: report.rows for rank, report in enumerate(reports)}
-    timed_steps = summary.timed(reports[0].rows)
-    step_time = measured(summary.step_times_s(rows))
-    tokens = sum(row.num_tokens for report in reports for row in summary.timed(report.rows)) / len(timed_steps)
-    flop_per_s = tokens * record.flop_per_token / step_time.median / context.world_size
-    rates = [report.matmul_flop_per_s for report in reports if report.matmul_flop_per_s]
-    peak, peak_note = peak_flop_per_s(record.environment.device_names[0], record.config["train"]["precision"])
-    energies = [report.energy_j for report in reports]
-    return RunResult(
-        world_size=context.world_size,
-        layout=record.layout,
-        strategy=record.strategy,
-        num_steps=len(reports[0].rows),
-        num_warmup_steps=len(reports[0].rows) - len(timed_steps),
-        samples_digest=to_hex(combine(report.samples_digest for report in reports)),
-        samples_digest_expected=to_hex(combine([log.prescribed_digest])),
-        num_samples=sum(row.num_samples for report in reports for row in report.rows),
-        num_tokens=sum(row.num_tokens for report in reports for row in report.rows),
-        losses=summary.losses(rows),
-        grad_norms=[row.grad_norm for row in reports[0].rows],
-        local_grad_norms=summary.local_grad_norms(rows),
-        evaluations=log.evaluations,
-        checksums=log.checksums,
-        step_time_s=step_time,
-        phases_s=summary.phases_s(rows),
-        tokens_per_s=tokens / step_time.median,
-        peak_memory_bytes=[report.peak_memory_bytes for report in reports],
-        ranks=[_rank_summary(rank, report) for rank, report in enumerate(reports)],
-        communication_bytes=communication,
-        exposed_communication=_exposed(rows, reports) if context.world_size > 1 else None,
-        model_flop_per_s=flop_per_s,
-        mfu=flop_per_s / peak if peak else None,
-        mfu_absent_because=None if peak else peak_note,
-        mfu_vs_measured_matmul=flop_per_s / (sum(rates) / len(rates)) if rates else None,
-        measuring_cost=_measuring_cost(reports, step_time.median, context),
-        energy_j=sum(e for e in energies if e is not None) if None not in energies else None,
-        energy_absent_because=energy_absent_because,
-        wall_s=wall_s,
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _rank_summary(rank: int, report: RankReport) -> RankSummary:
-    return RankSummary(
-        rank=rank,
-        step_time_s=measured([row.wall_s for row in summary.timed(report.rows)]).median,
-        phases_s=summary.rank_phases_s(report.rows),
-        num_samples=sum(row.num_samples for row in report.rows),
-        num_tokens=sum(row.num_tokens for row in report.rows),
-        samples_digest=to_hex(combine([report.samples_digest])),
-        peak_memory_bytes=report.peak_memory_bytes,
-        matmul_flop_per_s=report.matmul_flop_per_s,
-    )
-
-
-def _exposed(rows: summary.Rows, reports: Sequence[RankReport]) -> Any:
-    return summary.exposed_communication(
-        rows,
-        contention_s=[report.contention_s for report in reports],
-        with_exchange_s=[report.probes_s[FULL] for report in reports],
-        without_exchange_s=[report.probes_s[WITHOUT_EXCHANGE] for report in reports],
-        traced_s=[[step.exposed_communication_s for step in report.traced] for report in reports],
-        copies_s=[[step.copies_s for step in report.traced] for report in reports],
-    )
-
-
-def _measuring_cost(reports: Sequence[RankReport], step_time_s: float, context: RankContext) -> Any:
-    if not reports[0].probes_s[FULL]:
-        return None
-    return summary.measuring_cost(
-        [report.probes_s[FULL] for report in reports],
-        [report.probes_s[UNMEASURED] for report in reports],
-        step_time_s,
-        marks_cost_s(context.device),
-    )
+    return steps_of(events), collectives_of(events, axes) if axes else []

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from worldsize.config.load import Loaded, from_dict
 from worldsize.errors import UserError
-from worldsize.launch.pinning import pin
+from worldsize.launch.pinning import is_for_cpu, pin
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.records import Origin
 from worldsize.run_folder import claim, locked
 
 if TYPE_CHECKING:
-    from worldsize.train.context import RankContext
-    from worldsize.train.loop import Where
+    from worldsize.parallel.context import RankContext
+    from worldsize.train.running import Where
 
 MESSAGES_FD = "WORLDSIZE_MESSAGES_FD"
 PROGRESS_EVERY_S = 0.5
@@ -55,7 +55,7 @@ def run_rank(
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = loaded.config.device
-    cores = pin(local_rank, device.threads_per_rank) if device.pin and device.kind != "cuda" else None
+    cores = pin(local_rank, device.threads_per_rank) if device.pin and is_for_cpu(device) else None
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from worldsize.train.allocator import tune_allocator
 
@@ -63,9 +63,9 @@ def run_rank(
     import torch
 
     from worldsize.parallel.layout import layout_for
-    from worldsize.train.context import joined
-    from worldsize.train.loop import Where
+    from worldsize.train.process_group import joined
     from worldsize.train.run import Job, run
+    from worldsize.train.running import Where
 
     torch.set_num_threads(device.threads_per_rank)
     where = Where()

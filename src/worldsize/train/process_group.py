@@ -1,13 +1,11 @@
-"""One rank's place in the run: passed to everything that needs it, never a module-level global."""
+"""This rank's device, and the process group that it joins and leaves."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,41 +13,8 @@ import torch.distributed as dist
 from worldsize.config.rules import precision_fits
 from worldsize.config.schema import Config, DeviceConfig
 from worldsize.errors import UserError
+from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import Layout
-
-
-@dataclass(frozen=True)
-class RankContext:
-    """Who this process is, and on what device it computes."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    device: torch.device
-    layout: Layout
-
-    @property
-    def is_main(self) -> bool:
-        """True on rank 0, which writes the run's shared files and talks to people."""
-        return self.rank == 0
-
-    @property
-    def data_rank(self) -> int:
-        """Which share of the global batch is this rank's."""
-        return self.rank
-
-    def barrier(self) -> None:
-        """Wait for all ranks. Called on every rank, never inside a timed step."""
-        if self.world_size > 1:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Return every rank's picklable `value`, in rank order, on every rank. Synchronises."""
-        if self.world_size == 1:
-            return [value]
-        gathered: list[Any] = [None] * self.world_size
-        dist.all_gather_object(gathered, value)
-        return gathered
 
 
 def pick_device(device: DeviceConfig, local_rank: int) -> torch.device:

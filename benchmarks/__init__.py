@@ -1,0 +1,1 @@
+"""Ourselves against peers, side by side in one run: `python -m benchmarks --out FOLDER`."""

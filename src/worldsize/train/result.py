@@ -1,0 +1,126 @@
+"""All ranks' numbers put together into result.json. Rank 0 only; nothing here talks to other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import mean
+
+from worldsize.data.sampler import combine, to_hex
+from worldsize.measure import summary
+from worldsize.measure.energy import EnergyMeter
+from worldsize.measure.matmul import MatmulRates
+from worldsize.measure.peaks import peak_flop_per_s
+from worldsize.measure.statistics import measured
+from worldsize.measure.trace import TracedStep
+from worldsize.records import (
+    CommunicationBytes,
+    ExposedCommunication,
+    MeasuringCost,
+    RankSummary,
+    RunRecord,
+    RunResult,
+)
+from worldsize.train.loop import TrainLog
+from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What each rank tells rank 0 at the end."""
+
+    log: TrainLog
+    peak_memory_bytes: int
+    matmul: MatmulRates | None
+    energy_j: float | None
+    probes_s: dict[str, list[float]]
+    traced: list[TracedStep]
+
+
+def result_of(
+    record: RunRecord,
+    reports: Sequence[RankReport],
+    communication: CommunicationBytes,
+    marks_s: float,
+    energy: EnergyMeter,
+) -> RunResult:
+    """Return the run's result from every rank's report; `energy` says why its figure is absent where it is."""
+    log, world_size = reports[0].log, record.world_size
+    rows = {rank: report.log.rows for rank, report in enumerate(reports)}
+    timed_steps = summary.timed(log.rows)
+    step_time = measured(summary.step_times_s(rows))
+    tokens = sum(row.num_tokens for report in reports for row in summary.timed(report.log.rows)) / len(timed_steps)
+    flop_per_s = tokens * record.flop_per_token / step_time.median / world_size
+    rates = [report.matmul for report in reports if report.matmul]
+    peak, peak_note = peak_flop_per_s(record.environment.device_names[0], record.config["train"]["precision"])
+    energies = [report.energy_j for report in reports]
+    return RunResult(
+        world_size=world_size,
+        layout=record.layout,
+        strategy=record.strategy,
+        num_steps=len(log.rows),
+        num_warmup_steps=len(log.rows) - len(timed_steps),
+        samples_digest=to_hex(combine(report.log.samples_digest for report in reports)),
+        samples_digest_expected=to_hex(combine([log.prescribed_digest])),
+        num_samples=sum(row.num_samples for report in reports for row in report.log.rows),
+        num_tokens=sum(row.num_tokens for report in reports for row in report.log.rows),
+        losses=summary.losses(rows),
+        grad_norms=[row.grad_norm for row in log.rows],
+        local_grad_norms=summary.local_grad_norms(rows),
+        evaluations=log.evaluations,
+        checksums=log.checksums,
+        step_time_s=step_time,
+        phases_s=summary.phases_s(rows),
+        tokens_per_s=tokens / step_time.median,
+        peak_memory_bytes=[report.peak_memory_bytes for report in reports],
+        ranks=[_rank_summary(rank, report) for rank, report in enumerate(reports)],
+        communication_bytes=communication,
+        exposed_communication=_exposed(rows, reports) if world_size > 1 else None,
+        model_flop_per_s=flop_per_s,
+        mfu=flop_per_s / peak if peak else None,
+        mfu_absent_because=None if peak else peak_note,
+        mfu_vs_measured_matmul=flop_per_s / mean(rate.best for rate in rates) if rates else None,
+        mfu_vs_stock_matmul=flop_per_s / mean(rate.stock for rate in rates) if rates else None,
+        measuring_cost=_measuring_cost(reports, step_time.median, marks_s),
+        energy_j=sum(e for e in energies if e is not None) if None not in energies else None,
+        energy_absent_because=energy.absent_because,
+        wall_s=log.wall_s,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _rank_summary(rank: int, report: RankReport) -> RankSummary:
+    return RankSummary(
+        rank=rank,
+        step_time_s=measured([row.wall_s for row in summary.timed(report.log.rows)]).median,
+        phases_s=summary.rank_phases_s(report.log.rows),
+        num_samples=sum(row.num_samples for row in report.log.rows),
+        num_tokens=sum(row.num_tokens for row in report.log.rows),
+        samples_digest=to_hex(combine([report.log.samples_digest])),
+        peak_memory_bytes=report.peak_memory_bytes,
+        matmul_flop_per_s=report.matmul.best if report.matmul else None,
+        stock_matmul_flop_per_s=report.matmul.stock if report.matmul else None,
+    )
+
+
+def _exposed(rows: summary.Rows, reports: Sequence[RankReport]) -> ExposedCommunication:
+    return summary.exposed_communication(
+        rows,
+        contention_s=[report.log.timed_contention_s for report in reports],
+        with_exchange_s=[report.probes_s[FULL] for report in reports],
+        without_exchange_s=[report.probes_s[WITHOUT_EXCHANGE] for report in reports],
+        traced_s=[[step.exposed_communication_s for step in report.traced] for report in reports],
+        copies_s=[[step.copies_s for step in report.traced] for report in reports],
+    )
+
+
+def _measuring_cost(reports: Sequence[RankReport], step_time_s: float, marks_s: float) -> MeasuringCost | None:
+    if not reports[0].probes_s[FULL]:
+        return None
+    return summary.measuring_cost(
+        [report.probes_s[FULL] for report in reports],
+        [report.probes_s[UNMEASURED] for report in reports],
+        step_time_s,
+        marks_s,
+    )

@@ -1,0 +1,160 @@
+"""Every command of README and the documentation runs as written, only smaller.
+
+The commands of all pages run in one directory, page after page in reading order, as somebody would type them who reads
+it all. Two things are changed: `train` and `study` get the overrides SMALLER (a key that the command itself names is
+left alone), and `study` gets `--repeats 1`. Beside the pages' own files the directory holds what they speak of as the
+reader's: `book.txt`, `corpus/`, and `examples/`. Commands under NOT_RUN need what a test has not; what is ours of them
+is checked without running.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, Command, commands, inline_commands, name, pages
+from worldsize.cli import COMMANDS
+
+SMALLER = {
+    "train.steps": "8",
+    "train.eval_samples": "4",
+    "model.num_layers": "1",
+    "model.d_model": "32",
+    "model.num_heads": "2",
+    "model.context_length": "32",
+    "data.max_bytes": "300000",
+    "measure.warmup_steps": "2",
+    "measure.probe_rounds": "1",
+    "measure.trace_steps": "1",
+    "measure.matmul": "false",
+}
+NOT_RUN = {
+    r"^make ": "the whole project, these tests included",
+    r"^python3 -m venv|pip install": "installs packages",
+    r"hub:NAME": "stands for a data set on a network",
+    r"wandb_project": "needs an account",
+    r"^tensorboard ": "a server that does not end",
+    r"^taskset ": "keeps a core busy on purpose",
+    r"gpt2": "needs GPUs, and the hub for its tokenizer",
+}
+LONGEST_S = 60
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the pages call the reader's own."""
+    folder = tmp_path_factory.mktemp("desk")
+    text = "".join(f"Line {i} of a book that {'rises' if i % 3 else 'falls'} by {i * i % 97}.\n" for i in range(2000))
+    (folder / "book.txt").write_text(text)
+    (folder / "corpus").mkdir()
+    for i in range(3):
+        (folder / "corpus" / f"part{i}.txt").write_text(text[i * 1000 :])
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    return folder
+
+
+def reason_not_to_run(text: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, text)), None)
+
+
+def smaller(text: str) -> str:
+    """Return a command with SMALLER added where it trains."""
+    found = re.search(r"\bworldsize (train|study)\b", text)
+    if not found:
+        return text
+    overrides = [f"{key}={value}" for key, value in SMALLER.items() if f"{key}=" not in text]
+    repeats = ["--repeats", "1"] if found[1] == "study" else []
+    return " ".join([text, *overrides, *repeats])
+
+
+def shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line in bash, with `worldsize`, `torchrun` and `python` those of this interpreter."""
+    python = shlex.quote(sys.executable)
+    functions = (
+        f'worldsize() {{ {python} -m worldsize "$@"; }}; python() {{ {python} "$@"; }}; '
+        f'torchrun() {{ {python} -m torch.distributed.run "$@"; }}; '
+    )
+    environment = {**os.environ, "COLUMNS": "100"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        ["bash", "-c", functions + text.replace(".venv/bin/", "")],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False,
+    )  # fmt: skip
+
+
+def expect(command: Command, text: str, folder: Path) -> None:
+    done = shell(text, folder)
+    said = done.stdout + done.stderr
+    assert done.returncode == command.exit_code, f"{text}\n{said}"
+    assert "Traceback" not in said, said
+    for line in command.said:
+        assert line in said, said
+
+
+with_commands = [page for page in pages() if commands(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", with_commands, ids=name)
+def test_commands_run_as_written(page: Path, desk: Path) -> None:
+    for module in ("tokenizers", "tensorboard"):
+        pytest.importorskip(module)
+    for command in commands(page):
+        if reason_not_to_run(command.text) is None:
+            expect(command, smaller(command.text), desk)
+
+
+not_run = [command for page in with_commands for command in commands(page) if reason_not_to_run(command.text)]
+
+
+def without_running(text: str) -> str:
+    """Return what checks a command of ours that is not run: the grid of a study, the config of a run."""
+    if " study " in text:
+        return f"{text} --dry-run"
+    words = shlex.split(text)
+    options = words[words.index("train") + 1 :]
+    at = options.index("--out") if "--out" in options else len(options)
+    nproc = ["--nproc", words[words.index("--nproc-per-node") + 1]] if words[0] == "torchrun" else []
+    return shlex.join(["worldsize", "config", *options[:at], *options[at + 2 :], *nproc])
+
+
+@pytest.mark.parametrize("command", not_run, ids=lambda command: command.text)
+def test_commands_that_are_not_run_are_valid(command: Command, desk: Path) -> None:
+    if command.text.startswith("make "):
+        target = command.text.split()[1]
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    elif "worldsize train" in command.text or "worldsize study" in command.text:
+        expect(command, without_running(command.text), desk)
+    elif "pip install '" in command.text:
+        extra = re.search(r"worldsize\[(\w+)\]", command.text)
+        assert extra
+        assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+
+
+inline = sorted({text for page in pages() if page.parent.name != "reference" for text in inline_commands(page)})
+
+
+@pytest.mark.parametrize("text", inline)
+def test_commands_in_running_text_are_valid(text: str, desk: Path) -> None:
+    """Each names a command and options that exist; where it names a config, every rule lets it pass."""
+    words = shlex.split(text)
+    name = words[words.index("worldsize") + 1]
+    assert name in COMMANDS
+    known = shell(f"worldsize {name} --help", desk).stdout
+    for word in words[words.index("worldsize") :]:
+        assert not word.startswith("--") or word in known, word
+    if "run.yaml" in words:
+        shell("worldsize config --preset tiny > run.yaml", desk)
+        expect(Command(text, 0, ()), without_running(text) if name in ("train", "study") else text, desk)
+
+
+@pytest.mark.parametrize("pattern", NOT_RUN)
+def test_nothing_is_excused_that_no_page_holds(pattern: str) -> None:
+    assert any(re.search(pattern, command.text) for command in not_run)
