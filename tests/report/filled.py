@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from tests.report.studies import make_cell, make_study
-from tests.study.synthetic import phases_of
 from worldsize.measure.statistics import measured
 from worldsize.scaling.fit import fit_laws
 from worldsize.scaling.laws import Scaling
@@ -71,21 +70,30 @@ def model_of(cells: list[CellResult]) -> StudyModel:
     return fit_study(rows)
 
 
+def _cell(world_size: int, batch: int, scaling: Scaling) -> CellResult:
+    """A cell of the grid; under weak scaling `batch` is per device."""
+    if scaling == "strong":
+        return filled_cell(world_size, batch)
+    return filled_cell(
+        world_size, batch * world_size, baseline=f"n1-b{batch}" if world_size > 1 else None, speedup=None
+    )
+
+
 def filled(
     devices: tuple[int, ...] = (1, 2, 4),
     batches: tuple[int, ...] = (32, 64, 128),
     scaling: Scaling = "strong",
     **changes: Any,
 ) -> StudyResult:
-    """A study in which every optional part is there."""
-    cells = [filled_cell(n, b) for b in batches for n in devices]
+    """A study in which every optional part is there; under weak scaling `batches` are per device."""
+    cells = [_cell(n, b, scaling) for b in batches for n in devices]
     observations = [
         Observation(c.world_size, c.global_batch, c.step_time_s.samples, PAYLOAD_BYTES if c.world_size > 1 else 0.0)
         for c in cells
         if c.step_time_s
     ]
     answers: list[WhatIf] = usual_questions(model_of(cells), devices[-1], batches[-1]) if len(devices) > 1 else []
-    values: dict[str, Any] = {"fits": fit_laws(observations, scaling), "what_ifs": answers}
+    values: dict[str, Any] = {"fits": fit_laws(observations, scaling), "what_ifs": answers, "scaling": scaling}
     return make_study(*cells, **(values | changes))
 
 

@@ -104,10 +104,16 @@ def write_figures(source: Source, request: Request, folder: Path) -> str:
 
 
 def put(text: str, out: Path | None) -> None:
-    """Write text to a file, whole or not at all, or to standard output. Raises UserError when it cannot be written."""
+    """Write text to a file, and say so, or to standard output."""
     if out is None or str(out) == "-":
         sys.stdout.write(text)
         return
+    write(out, text)
+    print(f"wrote {out} ({len(text.encode()) / 1000:,.0f} kB)", file=sys.stderr)
+
+
+def write(out: Path, text: str) -> None:
+    """Write the file whole or not at all. Raises UserError when it cannot be written."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -116,4 +122,3 @@ def put(text: str, out: Path | None) -> None:
         if part.is_file():
             part.unlink()
         raise UserError(f"cannot write {out}: {error.strerror}. Give another file with --out.") from error
-    print(f"wrote {out} ({len(text.encode()) / 1000:,.0f} kB)", file=sys.stderr)

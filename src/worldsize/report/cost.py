@@ -12,7 +12,7 @@ from pydantic import Field
 from worldsize.errors import UserError
 from worldsize.records import Measured, Record
 from worldsize.report import labels
-from worldsize.report.curves import batch_of
+from worldsize.report.curves import batch_of, is_on
 from worldsize.scaling.fit_records import LawFits, Outlook, Prediction
 from worldsize.scaling.interval import Interval
 from worldsize.study.records import CellResult, StudyResult
@@ -104,9 +104,7 @@ def _outlook(fits: LawFits | None, cell: CellResult, result: StudyResult) -> Out
     if fits is None:
         return None
     batch = batch_of(result.scaling, cell)
-    found = [one for one in fits.outlook if one.batch == batch]
-    named = [one for one in found if one.series == labels.varied(cell)]
-    return next(iter(named or found), None)
+    return next((one for one in fits.outlook if one.batch == batch and is_on(cell, one.series)), None)
 
 
 def _measured(curve: str, cell: CellResult) -> Cost:

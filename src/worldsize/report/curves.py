@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from worldsize.report.labels import plain, varied
 from worldsize.study.records import CellResult, StudyResult
 
@@ -14,11 +16,16 @@ def batch_of(scaling: str, cell: CellResult) -> float:
 def curve_label(scaling: str, series: str, batch: float) -> str:
     """Return 'global batch 64, d_model=256'."""
     held = f"{'global' if scaling == 'strong' else 'per-device'} batch {batch:,g}"
-    return plain(f"{held}, {series}" if series else held)
+    short = re.sub(r"(?:\w+\.)+(?=\w+=)", "", series)
+    return plain(f"{held}, {short}" if series else held)
+
+
+def is_on(cell: CellResult, series: str) -> bool:
+    """Whether a curve's name, with whole keys or their last parts, is that of the cell's varied settings."""
+    return series in (varied(cell), ", ".join(f"{key}={value}" for key, value in cell.vary.items()))
 
 
 def measured_cells(result: StudyResult, series: str, batch: float) -> list[CellResult]:
     """Return the measured cells of one curve, by devices. `series`: what the grid varied, in words, or ''."""
     cells = [c for c in result.cells if c.step_time_s and batch_of(result.scaling, c) == batch]
-    named = [c for c in cells if varied(c) == series]
-    return sorted(named or cells, key=lambda c: c.world_size)
+    return sorted((c for c in cells if is_on(c, series)), key=lambda c: c.world_size)

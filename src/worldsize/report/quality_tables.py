@@ -31,14 +31,25 @@ def lost_time(result: StudyResult) -> Table | None:
 def training(result: StudyResult) -> Table | None:
     """Time to the study's target loss and the noise of the gradient; None where neither is known of any cell."""
     cells = [cell for cell in result.cells if cell.step_time_s]
-    columns = [*_time_to_loss(cells), *_noise(cells)]
+    columns = [*_equal_tokens(cells), *_time_to_loss(cells), *_noise(cells)]
     if not columns:
         return None
     caption = (
-        "Quality beside speed: time until the smoothed loss first reaches the target; gradient noise scale, and the "
-        "progress that a sample makes at this batch over one in a tiny batch."
+        "Quality beside speed: smoothed loss at equal tokens; time until it first reaches the target; gradient noise "
+        "scale, and the progress that a sample makes at this batch over one in a tiny batch."
     )
     return Table(caption, [*identity(result, cells), *columns])
+
+
+def _equal_tokens(cells: list[CellResult]) -> list[Column]:
+    pick = _of("equal_tokens", "loss")
+    if not any(pick(cell) for cell in cells):
+        return []
+    because = unless_run("the work is not the same")
+    return [
+        column(cells, "equal_tokens", "at tokens", _of("equal_tokens", "tokens"), Unit(1, ""), because),
+        column(cells, "equal_tokens_loss", "loss there", pick, Unit(1, "nats/token"), because),
+    ]
 
 
 def _time_to_loss(cells: list[CellResult]) -> list[Column]:
@@ -67,7 +78,7 @@ def _of(field: str, inner: str) -> Pick:
     """Return what reads `inner` of a cell's `field`, or None where the cell has none."""
 
     def pick(cell: CellResult) -> Any:
-        return getattr(getattr(cell, field), inner, None)
+        return getattr(getattr(cell, field, None), inner, None)
 
     return pick
 
