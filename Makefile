@@ -23,8 +23,8 @@ quick: lint
 	$(BIN)/pytest -m "not slow"
 
 lint: $(DEV)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
 bench: $(DEV)
@@ -38,7 +38,7 @@ $(CORE): $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(CORE)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,hf,bench]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,hf,bench,pdf]"
 	touch $@
 
 clean:

@@ -7,6 +7,7 @@ core with one compute thread. Ours is `worldsize.train.run.run`, whole: data, cl
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gate import WARMUP_BLOCKS, Gate
+
+MATMUL_SHAPE = (2048, 384, 1536)
+"""Rows, inputs, outputs: of the shapes in matmul.py the one that is fastest on the machines we know."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,14 @@ class Spec:
     @property
     def num_steps(self) -> int:
         return self.steps_per_block * (WARMUP_BLOCKS + self.num_rounds)
+
+    @property
+    def matmuls_per_block(self) -> int:
+        return 80 if self.bf16 else 40
+
+    @property
+    def matmul_flop_per_block(self) -> float:
+        return 2.0 * math.prod(MATMUL_SHAPE) * self.matmuls_per_block
 
     @property
     def compiled(self) -> bool:
@@ -153,7 +165,25 @@ def hugging_face(spec: Spec) -> None:
         Trainer(model=model, args=arguments, train_dataset=Windows(), callbacks=[Turns()]).train()
 
 
+def matmul(spec: Spec) -> None:
+    """No training: matrix products alone, by the fastest kernel known here. The limit, under the same conditions."""
+    import torch
+
+    from worldsize.models.linear import linear
+
+    torch.set_num_threads(1)
+    dtype = torch.bfloat16 if spec.bf16 else torch.float32
+    rows, inputs, outputs = MATMUL_SHAPE
+    x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
+    gate = Gate(spec.core)
+    for _ in range(WARMUP_BLOCKS + spec.num_rounds):
+        for _ in range(spec.matmuls_per_block):
+            linear(x, weight)
+        gate.block_done()
+
+
 CONTENDERS = {
+    "matmul": matmul,
     "ours": ours,
     "ours compiled": ours,
     "plain": plain,

@@ -190,8 +190,9 @@ class RankSummary(Record):
     samples_digest: str = Field(description="digest of the (step, sample id) pairs that it consumed")
     peak_memory_bytes: int
     matmul_flop_per_s: float | None = Field(
-        None, description="best matmul rate measured on this device in this run's dtype"
+        None, description="best matmul rate measured on this device in this run's dtype, by the fastest way known"
     )
+    stock_matmul_flop_per_s: float | None = Field(None, description="the same by torch's F.linear alone")
 
 
 class RunResult(Record):
@@ -230,12 +231,19 @@ class RunResult(Record):
         None, description="model_flop_per_s / the device's dense peak; None when the peak is not known"
     )
     mfu_absent_because: str | None = None
-    mfu_vs_measured_matmul: float | None = None
+    mfu_vs_measured_matmul: float | None = Field(
+        None, description="model_flop_per_s / the best matmul rate measured here, by the fastest way known"
+    )
+    mfu_vs_stock_matmul: float | None = Field(
+        None, description="the same against torch's F.linear; above 1 where our linear layers go a faster way"
+    )
     measuring_cost: MeasuringCost | None = None
     energy_j: float | None = Field(
         None,
         description="energy of all training steps, warm-up included, all devices; None when no counter can be read",
     )
     energy_absent_because: str | None = None
-    wall_s: float = Field(description="from the first step's start to the last step's end")
+    wall_s: float = Field(
+        description="from the first step's start to the last step's end, evaluations and checksums between them included"
+    )
     finished_at: str

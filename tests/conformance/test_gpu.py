@@ -11,7 +11,7 @@ from tests.conformance.steps import config_of, train
 from worldsize.config.load import load
 from worldsize.launch.local import launch
 from worldsize.measure.clock import CudaClock
-from worldsize.measure.matmul import matmul_flop_per_s
+from worldsize.measure.matmul import matmul_rates
 from worldsize.measure.peaks import peak_flop_per_s
 from worldsize.records import RunResult
 
@@ -44,7 +44,7 @@ def test_the_cuda_clock_sees_device_time_not_host_time() -> None:
     (step,) = clock.window()
     flop = 20 * 2 * 4096**3
     assert step.phases_s["compute_s"] == pytest.approx(step.wall_s, rel=0.05)
-    assert flop / step.phases_s["compute_s"] <= 1.1 * matmul_flop_per_s(device, torch.float32)
+    assert flop / step.phases_s["compute_s"] <= 1.1 * matmul_rates(device, torch.float32).stock
 
 
 def test_no_measured_rate_exceeds_the_datasheet() -> None:
@@ -52,7 +52,7 @@ def test_no_measured_rate_exceeds_the_datasheet() -> None:
     peak, _ = peak_flop_per_s(torch.cuda.get_device_name(device), "bf16")
     if peak is None:
         pytest.skip("this device's peak is not known")
-    assert 0.3 * peak < matmul_flop_per_s(device, torch.bfloat16) <= peak
+    assert 0.3 * peak < matmul_rates(device, torch.bfloat16).stock <= peak
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])

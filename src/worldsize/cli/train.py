@@ -67,7 +67,7 @@ def _here(loaded: Loaded, world_size: int, out: Path) -> bool:
 def _as_a_rank(loaded: Loaded, world_size: int, out: Path) -> bool:
     """Be the rank that torchrun started."""
     from worldsize.errors import RunError
-    from worldsize.launch.local import resolved_for
+    from worldsize.launch.local import details_name, keep_details, resolved_for
     from worldsize.launch.progress import PlainLines, silent
     from worldsize.train.worker import RankFailed, run_rank
 
@@ -76,7 +76,8 @@ def _as_a_rank(loaded: Loaded, world_size: int, out: Path) -> bool:
     try:
         return run_rank(resolved, out, sys.argv, say, claims_folder=True)
     except RankFailed as failure:
-        raise RunError(failure.message) from failure
+        keep_details(failure.rank, failure.details, out)
+        raise RunError(f"{failure.message} Details: {out / details_name(failure.rank)}") from failure
 
 
 def _show(out: Path, json_output: bool) -> None:

@@ -115,11 +115,12 @@ def _run_ranks(loaded: Loaded, world_size: int, out: Path, command: Sequence[str
     finally:
         _end(ranks)
     for rank in ranks:
-        _keep_details(rank, out)
+        if rank.error:
+            keep_details(rank.rank, rank.error["details"], out)
     if any(rank.error or rank.returncode != 0 for rank in ranks):
         raise RunError(_what_happened(ranks, out))
     for rank in ranks:
-        (out / _stderr_name(rank.rank)).unlink(missing_ok=True)
+        (out / details_name(rank.rank)).unlink(missing_ok=True)
 
 
 def _start(rank: int, world_size: int, port: int, job: str, out: Path) -> _Rank:
@@ -134,7 +135,7 @@ def _start(rank: int, world_size: int, port: int, job: str, out: Path) -> _Rank:
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
         "WORLDSIZE_MESSAGES_FD": str(write_fd),
     }
-    with (out / _stderr_name(rank)).open("w") as stderr:
+    with (out / details_name(rank)).open("w") as stderr:
         process = subprocess.Popen(
             WORKER,
             env=environment,
@@ -191,15 +192,15 @@ def _what_happened(ranks: Sequence[_Rank], out: Path) -> str:
     """Return the message of the rank that failed first: an error of its own, else a death, else an echo."""
     for rank in ranks:
         if rank.error and not _is_echo(rank.error["message"]):
-            return f"{rank.error['message']} Details: {out / _stderr_name(rank.rank)}"
+            return f"{rank.error['message']} Details: {out / details_name(rank.rank)}"
     for rank in ranks:
         if rank.returncode is not None and rank.returncode < 0:
             return _killed(rank, max(r.last_step for r in ranks))
     for rank in ranks:
         if rank.error:
-            return f"{rank.error['message']} Details: {out / _stderr_name(rank.rank)}"
+            return f"{rank.error['message']} Details: {out / details_name(rank.rank)}"
     dead = next((rank for rank in ranks if rank.returncode), ranks[0])
-    return f"rank {dead.rank} ended with exit code {dead.returncode}. Details: {out / _stderr_name(dead.rank)}"
+    return f"rank {dead.rank} ended with exit code {dead.returncode}. Details: {out / details_name(dead.rank)}"
 
 
 def _killed(rank: _Rank, last_step: int) -> str:
@@ -218,15 +219,14 @@ def _is_echo(message: str) -> bool:
     return any(word in message.lower() for word in words)
 
 
-def _stderr_name(rank: int) -> str:
+def details_name(rank: int) -> str:
     return f"error.rank{rank}.txt"
 
 
-def _keep_details(rank: _Rank, out: Path) -> None:
+def keep_details(rank: int, details: str, out: Path) -> None:
     """Add a failed rank's traceback to what it wrote on standard error."""
-    if rank.error:
-        with contextlib.suppress(OSError), (out / _stderr_name(rank.rank)).open("a") as file:
-            file.write(rank.error["details"])
+    with contextlib.suppress(OSError), (out / details_name(rank)).open("a") as file:
+        file.write(details)
 
 
 def _free_port() -> int:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from worldsize.config.schema import DeviceConfig
+
+
+def is_for_cpu(device: DeviceConfig) -> bool:
+    """Return whether ranks will compute on CPU cores, as far as can be told before torch is imported."""
+    return device.kind == "cpu" or (device.kind == "auto" and not Path("/dev/nvidiactl").exists())
 
 
 def cores_of(local_rank: int, threads: int, allowed: list[int]) -> list[int]:

@@ -38,7 +38,9 @@ def silent(_: Progress) -> None:
 def describe(progress: Progress) -> str:
     """Return the message as one line."""
     words = [progress.stage]
-    if progress.num_steps:
+    if progress.stage == "preparing":
+        words.append(f"{progress.step} %")
+    elif progress.num_steps:
         words.append(f"step {progress.step}/{progress.num_steps}")
     if progress.loss is not None:
         words.append(f"loss {progress.loss:.4f}")

@@ -47,6 +47,9 @@ class _Marks:
 class StepClock(Protocol):
     """What the loop and the strategies call. Every call is made by this rank's own compute thread."""
 
+    measures: bool
+    """False: whoever takes extra measurements in a step leaves them out too."""
+
     def start(self) -> None:
         """Begin a step."""
 
@@ -70,6 +73,8 @@ class StepClock(Protocol):
 class NullClock:
     """Measures nothing: what a step costs without its clock."""
 
+    measures = False
+
     def start(self) -> None: ...
     def mark(self, phase: str) -> None: ...
     def communication_started(self) -> None: ...
@@ -86,6 +91,8 @@ class CpuClock:
     communication: it either waited for the exchange, or the exchange's own threads held the core (contention).
     On a machine with other busy processes their share is booked here too.
     """
+
+    measures = True
 
     def __init__(self) -> None:
         self._steps: list[StepTimes] = []
@@ -142,6 +149,8 @@ class CudaClock:
     Exposed communication is the time on the compute stream between the last collective being issued (all gradients
     are computed) and the end of the wait for the exchange.
     """
+
+    measures = True
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

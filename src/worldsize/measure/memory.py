@@ -20,3 +20,10 @@ def used_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return int(psutil.Process().memory_info().rss)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Start the peak anew on CUDA. A process's peak resident size cannot be taken back."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsize.config.schema import ModelConfig
-from worldsize.models.attention import causal_attention
 from worldsize.models.cost import dims_of
 from worldsize.models.init import initialise
 from worldsize.models.linear import Linear, linear
@@ -110,11 +109,13 @@ class Attention(nn.Module):
         q_BTHD, k_BTGD, v_BTGD = qkv_BTHD.split(self.head_counts, dim=2)
         if rotation is not None:
             q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
-        out_BHTD = causal_attention(
+        out_BHTD = F.scaled_dot_product_attention(
             q_BTHD.transpose(1, 2),
             k_BTGD.transpose(1, 2),
             v_BTGD.transpose(1, 2),
-            self.dropout if self.training else 0.0,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=True,
+            enable_gqa=self.head_counts[0] != self.head_counts[1],
         )
         out_BTC: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))
         return out_BTC

@@ -11,7 +11,6 @@ Letters: N rows of the input, I inputs, O outputs; `...` any leading dimensions.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,12 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return x·weightᵀ + bias, as `F.linear` does."""
-    if onednn_is_faster() and _is_plain_fp32_on_cpu(x, weight_OI):
+    if ONEDNN_IS_FASTER and _is_plain_fp32_on_cpu(x, weight_OI):
         out: Tensor = _onednn_linear(x, weight_OI, bias_O)
         return out
     return F.linear(x, weight_OI, bias_O)
 
 
-@functools.cache
 def onednn_is_faster() -> bool:
     """Return True where torch's fp32 products leave AVX-512 unused: on AMD, with oneDNN and AVX-512 at hand."""
     return (
@@ -51,6 +49,10 @@ def _cpu_vendor() -> str | None:
     except OSError:
         return None
     return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), None)
+
+
+ONEDNN_IS_FASTER = onednn_is_faster()
+"""Found out once, at import: torch.compile takes a constant as it is, and would trace into a function."""
 
 
 def _is_plain_fp32_on_cpu(x: Tensor, weight_OI: Tensor) -> bool:

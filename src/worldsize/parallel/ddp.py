@@ -58,7 +58,6 @@ class DistributedDataParallel:
             self.replica.objective,
             device_ids=[context.device] if context.device.type == "cuda" else None,
             bucket_cap_mb=config.parallel.bucket_mib,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
             init_sync=False,
         )
@@ -71,9 +70,10 @@ class DistributedDataParallel:
         import torch
         import torch.distributed as dist
 
-        self._bucket_norms.append(torch.linalg.vector_norm(bucket.buffer()))
-        if self._clock is not None:
-            self._clock.communication_started()
+        assert self._clock is not None
+        if self._clock.measures:
+            self._bucket_norms.append(torch.linalg.vector_norm(bucket.buffer()))
+        self._clock.communication_started()
         work = dist.all_reduce(bucket.buffer(), async_op=True)
         assert work is not None
         summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])

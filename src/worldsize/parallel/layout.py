@@ -70,14 +70,15 @@ def batches_for(train: TrainConfig, layout: Layout) -> Batches:
     Raises UserError when it does not divide; the message names the nearest global batches that do.
     """
     ranks = layout.num_data_ranks
-    micro_batch = train.micro_batch or max(1, train.global_batch // ranks)
-    unit = ranks * micro_batch
+    unit = ranks * (train.micro_batch or 1)
     if train.global_batch % unit:
         below = train.global_batch // unit * unit
         nearest = f"{below} or {below + unit}" if below else f"{unit}"
+        parts = f"{ranks} data ranks" + (f" × micro batches of {train.micro_batch}" if train.micro_batch else "")
+        other = "; or change train.micro_batch" if train.micro_batch else ""
         raise UserError(
-            f"train.global_batch={train.global_batch} does not divide into {ranks} data ranks × "
-            f"micro batches of {micro_batch}. Nearest that do: {nearest}; or change train.micro_batch."
+            f"train.global_batch={train.global_batch} does not divide into {parts}. Nearest that do: {nearest}{other}."
         )
     per_device = train.global_batch // ranks
+    micro_batch = train.micro_batch or per_device
     return Batches(train.global_batch, per_device, micro_batch, per_device // micro_batch)

@@ -68,6 +68,8 @@ def _arithmetic(record: RunRecord, result: RunResult) -> str:
         parts.append(f"no MFU: {result.mfu_absent_because}")
     if result.mfu_vs_measured_matmul is not None:
         parts.append(f"{1e2 * result.mfu_vs_measured_matmul:.1f} % of the best matmul rate measured here")
+    if result.mfu_vs_stock_matmul is not None:
+        parts.append(f"{1e2 * result.mfu_vs_stock_matmul:.1f} % of torch's own")
     return ", ".join(parts)
 
 

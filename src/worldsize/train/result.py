@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import mean
 
 from worldsize.data.sampler import combine, to_hex
 from worldsize.measure import summary
 from worldsize.measure.energy import EnergyMeter
+from worldsize.measure.matmul import MatmulRates
 from worldsize.measure.peaks import peak_flop_per_s
 from worldsize.measure.statistics import measured
 from worldsize.measure.trace import TracedStep
@@ -30,7 +32,7 @@ class RankReport:
 
     log: TrainLog
     peak_memory_bytes: int
-    matmul_flop_per_s: float | None
+    matmul: MatmulRates | None
     energy_j: float | None
     probes_s: dict[str, list[float]]
     traced: list[TracedStep]
@@ -50,7 +52,7 @@ def result_of(
     step_time = measured(summary.step_times_s(rows))
     tokens = sum(row.num_tokens for report in reports for row in summary.timed(report.log.rows)) / len(timed_steps)
     flop_per_s = tokens * record.flop_per_token / step_time.median / world_size
-    rates = [report.matmul_flop_per_s for report in reports if report.matmul_flop_per_s]
+    rates = [report.matmul for report in reports if report.matmul]
     peak, peak_note = peak_flop_per_s(record.environment.device_names[0], record.config["train"]["precision"])
     energies = [report.energy_j for report in reports]
     return RunResult(
@@ -78,7 +80,8 @@ def result_of(
         model_flop_per_s=flop_per_s,
         mfu=flop_per_s / peak if peak else None,
         mfu_absent_because=None if peak else peak_note,
-        mfu_vs_measured_matmul=flop_per_s / (sum(rates) / len(rates)) if rates else None,
+        mfu_vs_measured_matmul=flop_per_s / mean(rate.best for rate in rates) if rates else None,
+        mfu_vs_stock_matmul=flop_per_s / mean(rate.stock for rate in rates) if rates else None,
         measuring_cost=_measuring_cost(reports, step_time.median, marks_s),
         energy_j=sum(e for e in energies if e is not None) if None not in energies else None,
         energy_absent_because=energy.absent_because,
@@ -96,7 +99,8 @@ def _rank_summary(rank: int, report: RankReport) -> RankSummary:
         num_tokens=sum(row.num_tokens for row in report.log.rows),
         samples_digest=to_hex(combine([report.log.samples_digest])),
         peak_memory_bytes=report.peak_memory_bytes,
-        matmul_flop_per_s=report.matmul_flop_per_s,
+        matmul_flop_per_s=report.matmul.best if report.matmul else None,
+        stock_matmul_flop_per_s=report.matmul.stock if report.matmul else None,
     )
 
 

@@ -20,7 +20,7 @@ from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
 from worldsize.measure.clock import clock_for, marks_cost_s
 from worldsize.measure.energy import EnergyMeter
-from worldsize.measure.matmul import matmul_flop_per_s
+from worldsize.measure.matmul import MatmulRates, matmul_rates
 from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
 from worldsize.models.decoder import build
@@ -67,7 +67,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     record = _record(job, context, model, token_file)
     if context.is_main:
         writer.write_run(record)
-    matmul = _matmul_rate(config, context)
+    matmul = _matmul_rates(config, context)
     log, energy = _train(running, model, held_out, writer)
     writer.close()
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
@@ -141,12 +141,14 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
     )
 
 
-def _matmul_rate(config: Config, context: RankContext) -> float | None:
+def _matmul_rates(config: Config, context: RankContext) -> MatmulRates | None:
     """Measure on all ranks at once, so that they share caches and clocks as they will in training."""
     if not config.measure.matmul:
         return None
     context.barrier()
-    return matmul_flop_per_s(context.device, MATMUL_DTYPE[config.train.precision])
+    rates = matmul_rates(context.device, MATMUL_DTYPE[config.train.precision])
+    memory.forget_peak(context.device)
+    return rates
 
 
 def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[CollectiveCount] | None]:

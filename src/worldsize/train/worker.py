@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from worldsize.config.load import Loaded, from_dict
 from worldsize.errors import UserError
-from worldsize.launch.pinning import pin
+from worldsize.launch.pinning import is_for_cpu, pin
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.records import Origin
 from worldsize.run_folder import claim, locked
@@ -55,7 +55,7 @@ def run_rank(
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = loaded.config.device
-    cores = pin(local_rank, device.threads_per_rank) if device.pin and device.kind != "cuda" else None
+    cores = pin(local_rank, device.threads_per_rank) if device.pin and is_for_cpu(device) else None
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     from worldsize.train.allocator import tune_allocator
 
