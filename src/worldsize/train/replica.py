@@ -33,7 +33,7 @@ class Replica:
     def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
         self.model = model
         self.device = device
-        self.precision = Precision(config.train.precision, device)
+        self.precision = Precision(config.train.precision, device, config.model.context_length)
         self.grad_clip_norm = config.train.grad_clip_norm
         self.optimizer = adamw(model, config.optimizer)
         self._plain_objective = Objective(model)
@@ -46,7 +46,7 @@ class Replica:
         """Add the micro batches' gradients; return their summed loss, a scalar on the device, unsynchronised."""
         total = torch.zeros((), device=self.device)
         for batch in micro_batches:
-            with self.precision.autocast():
+            with self.precision.forward():
                 loss_sum = self.objective(batch.tokens_BT, batch.targets_BT)
             self.precision.scaler.scale(loss_sum / batch.global_target_tokens).backward()
             total += loss_sum.detach()
@@ -68,7 +68,7 @@ class Replica:
     def evaluate(self, batch: Batch) -> Tensor:
         """Return the loss summed over one micro batch, without gradients or dropout, a scalar on the device."""
         self.model.eval()
-        with self.precision.autocast():
+        with self.precision.forward():
             loss_sum = Objective.forward(self._plain_objective, batch.tokens_BT, batch.targets_BT)
         self.model.train()
         return loss_sum
