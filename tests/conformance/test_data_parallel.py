@@ -12,6 +12,7 @@ from worldsize.data.batch import IGNORED_TARGET
 from worldsize.models.decoder import build
 from worldsize.train.loss import loss_sum
 
+
 @pytest.mark.parametrize("strategy", ["allreduce", "ddp"])
 @pytest.mark.parametrize("micro_batch", [4, 1])
 def test_local_gradient_norms_are_those_of_each_ranks_own_samples(

@@ -16,6 +16,7 @@ from tests.conformance.steps import config_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
 from worldsize.data.sampler import combine
+from worldsize.parallel.layout import layout_for
 
 LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "num_kv_heads": 2, "bias": False,
          "tied_head": False, "d_ff": 96}  # fmt: skip
@@ -50,6 +51,22 @@ CASES = {
     "ddp, blocks recomputed": Case({"strategy": "ddp"}, {"train": {"activation_checkpointing": "block"}}),
     "ddp, bf16 exchange": Case({"strategy": "ddp", "gradient_compression": "bf16"}, {}, (2, 4), 2e-3, 1e-2, 5e-3),
     "ddp, fp16 exchange": Case({"strategy": "ddp", "gradient_compression": "fp16"}, {}, (2, 4), 2e-4, 1e-3, 3e-3),
+    "ddp, PowerSGD": Case({"strategy": "ddp", "gradient_compression": "powersgd", "powersgd_rank": 4}, {}, (2, 4),
+                          2e-2, 0.3, 2e-2),
+    "ddp, PowerSGD, small buckets": Case({"strategy": "ddp", "gradient_compression": "powersgd", "bucket_mib": 0.01},
+                                         {}, (2,), 2e-2, 0.3, 2e-2),
+    "fsdp": Case({"strategy": "fsdp"}),
+    "fsdp, accumulated": Case({"strategy": "fsdp"}, {"train": {"micro_batch": 1}}),
+    "fsdp, Llama-shaped": Case({"strategy": "fsdp"}, {"model": LLAMA}),
+    "fsdp, rows that do not divide": Case({"strategy": "fsdp"}, {"model": {"d_ff": 129, "vocab_size": 65}}),
+    "fsdp, unclipped": Case({"strategy": "fsdp"}, {"train": {"grad_clip_norm": None}}),
+    "fsdp, blocks recomputed": Case({"strategy": "fsdp"}, {"train": {"activation_checkpointing": "block"}}),
+    "fsdp, ZeRO-2": Case({"strategy": "fsdp", "zero_stage": 2}),
+    "fsdp, ZeRO-2, accumulated": Case({"strategy": "fsdp", "zero_stage": 2}, {"train": {"micro_batch": 1}}),
+    "fsdp, bf16": Case({"strategy": "fsdp"}, {"train": {"precision": "bf16"}}, (2, 4), 1e-2, 5e-2, 2e-2),
+    "dp×fsdp": Case({"strategy": "fsdp", "dp": 2}, {}, (4,)),
+    "dp×fsdp, accumulated": Case({"strategy": "fsdp", "dp": 2}, {"train": {"micro_batch": 1}}, (4,)),
+    "dp×fsdp, ZeRO-2": Case({"strategy": "fsdp", "dp": 2, "zero_stage": 2}, {}, (4,)),
 }  # fmt: skip
 PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
 
@@ -135,3 +152,13 @@ def test_books_close_and_communication_is_exposed_only_among_ranks(trained: Trai
 def test_state_has_the_same_names_as_one_devices(trained: Trained) -> None:
     _, single, ranks = trained
     assert all(one["state_names"] == single["state_names"] for one in ranks)
+
+
+def test_sharded_ranks_hold_their_part_of_weights_and_moments(trained: Trained) -> None:
+    case, single, ranks = trained
+    layout = layout_for(case.config().parallel, len(ranks))
+    for one in ranks:
+        if layout.fsdp == 1:
+            assert one["held_bytes"] == single["held_bytes"]
+        else:  # rows that do not divide: the last rank holds less
+            assert one["held_bytes"] == pytest.approx(single["held_bytes"] / layout.fsdp, rel=0.05)

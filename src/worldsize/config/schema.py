@@ -131,7 +131,8 @@ class ParallelConfig(Section):
     pp: int = Field(1, ge=1, description="pipeline stages")
     bucket_mib: float = Field(25.0, gt=0, description="size of a gradient bucket under ddp")
     gradient_compression: Literal["none", "bf16", "fp16", "powersgd"] = Field(
-        "none", description="what ddp exchanges: gradients as they are, rounded to 16 bits, or PowerSGD's low-rank factors"
+        "none",
+        description="what ddp exchanges: gradients as they are, rounded to 16 bits, or PowerSGD's low-rank factors",
     )
     powersgd_rank: int = Field(4, ge=1, description="rank of PowerSGD's factors")
     zero_stage: Literal[2, 3] = Field(

@@ -3,6 +3,9 @@
 Where a layout has several groups, a trace of gloo's own events cannot say which group a collective ran in, nor that
 gloo carries a reduce-scatter out as an all-reduce; the dispatcher can. It sees what this thread (and autograd for it)
 issues, not what is issued from the callbacks of other threads.
+
+This file holds two private names, `TorchDispatchMode`'s module and `_resolve_process_group` (torch 2.11-2.13);
+tests/conformance pins both.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,11 +46,11 @@ KIND_AND_PAYLOAD = {
 """Operator → its kind, and which of its arguments are the tensors that this rank hands in."""
 
 
-class CollectiveRecorder(TorchDispatchMode):
+class CollectiveRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While entered, adds up the collectives that this rank issues."""
 
     def __init__(self, layout: Layout) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._layout = layout
         self._payload_bytes: dict[tuple[str, tuple[int, ...]], int] = {}
 
@@ -81,7 +85,7 @@ def _ranks_of(args: tuple[Any, ...]) -> list[int]:
         if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type()):
             return dist.get_process_group_ranks(dist.ProcessGroup.unbox(arg))
     name = [arg for arg in args if isinstance(arg, str)][-1]
-    return dist.get_process_group_ranks(dist.distributed_c10d._resolve_process_group(name))
+    return dist.get_process_group_ranks(_resolve_process_group(name))  # type: ignore[arg-type]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -94,6 +98,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def record(step: Callable[[], None], layout: Layout) -> list[CollectiveCount]:
     """Run one step and return the collectives that it issued on this rank. Called on every rank."""
-    with CollectiveRecorder(layout) as recorder:
+    recorder = CollectiveRecorder(layout)
+    with recorder:
         step()
     return recorder.counts()

@@ -16,7 +16,7 @@ from worldsize.models.cost import FP32_BYTES
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from torch.distributed import GradBucket  # type: ignore[attr-defined]
+    from torch.distributed import AllreduceOptions, GradBucket, ProcessGroup, Work  # type: ignore[attr-defined]
 
     from worldsize.models.cost import ModelDescription
 
@@ -56,7 +56,7 @@ def exchange_of(parallel: ParallelConfig, num_replicas: int, device: torch.devic
         case "none":
             return all_reduce_sum
         case "powersgd":
-            return _powersgd(parallel.powersgd_rank, num_replicas, wait=device.type == "cpu")
+            return _powersgd(parallel.powersgd_rank, num_replicas, device)
         case dtype:
             return _rounded(dtype, num_replicas)
 
@@ -83,16 +83,12 @@ def _rounded(dtype: str, num_replicas: int) -> Exchange:
     return exchange
 
 
-def _powersgd(rank: int, num_replicas: int, *, wait: bool) -> Exchange:
-    """PowerSGD with error feedback and warm start.
-
-    `wait`: end the exchange of one bucket before the next. The hook goes on in callbacks, which gloo runs on the two
-    threads that its collectives need themselves: two buckets at a time would wait for each other for ever.
-    """
+def _powersgd(rank: int, num_replicas: int, device: torch.device) -> Exchange:
+    """PowerSGD with error feedback and warm start."""
     from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
-    state = PowerSGDState(  # type: ignore[no-untyped-call]
-        process_group=None,
+    state = PowerSGDState(
+        process_group=_blocking_group() if device.type == "cpu" else None,
         matrix_approximation_rank=rank,
         start_powerSGD_iter=POWERSGD_STARTS_AT,
         min_compression_rate=POWERSGD_MIN_RATE,
@@ -100,9 +96,29 @@ def _powersgd(rank: int, num_replicas: int, *, wait: bool) -> Exchange:
 
     def exchange(bucket: GradBucket) -> torch.futures.Future[Tensor]:
         bucket.buffer().mul_(num_replicas)
-        future = powerSGD_hook(state, bucket)
-        if wait:
-            future.wait()
-        return future
+        return powerSGD_hook(state, bucket)
 
     return exchange
+
+
+def _blocking_group() -> ProcessGroup:
+    """Return gloo's group with all-reduces that have ended when they return.
+
+    The hook's second and third all-reduce are issued from callbacks of the one before. Gloo runs those on the two
+    threads that its collectives need themselves, where two buckets would wait for each other for ever. A callback of
+    what has ended runs at once, in the compute thread.
+    """
+    import torch.distributed as dist
+
+    class BlockingGroup(dist.ProcessGroup):
+        def __init__(self, group: ProcessGroup) -> None:
+            super().__init__(group.rank(), group.size())  # type: ignore[call-arg]
+            self.group = group
+
+        def allreduce(self, tensors: list[Tensor], options: AllreduceOptions) -> Work:  # type: ignore[override]
+            work = self.group.allreduce(tensors, options)
+            work.wait()
+            return work
+
+    assert dist.group.WORLD is not None
+    return BlockingGroup(dist.group.WORLD)

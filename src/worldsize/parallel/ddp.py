@@ -36,7 +36,7 @@ class DistributedDataParallel:
         reasons = dp_alone("ddp", layout)
         if config.parallel.gradient_compression == "powersgd" and config.train.precision == "fp16":
             reasons.append(
-                "PowerSGD keeps what it left out for the next step, and fp16's overflowing gradients would stay in it for "
+                "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for "
                 "ever; use train.precision=bf16, or parallel.gradient_compression=fp16"
             )
         return reasons

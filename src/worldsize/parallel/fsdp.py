@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from worldsize.models.cost import ModelDescription
     from worldsize.parallel.context import RankContext
 
-NORM_BYTES = FP32_BYTES
-"""Clipping sums the squared norms of the shards: one number."""
-
 
 class FullyShardedDataParallel:
     """Ranks see different samples and share one replica's weights."""
@@ -81,9 +78,9 @@ class FullyShardedDataParallel:
         if layout.dp > 1:
             counts.append(CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp,
                                           payload_bytes=all_units // layout.fsdp * FP32_BYTES))  # fmt: skip
-        if config.train.grad_clip_norm is not None:
+        if config.train.grad_clip_norm is not None:  # the norm of each tensor, from those of its shards
             counts.append(CollectiveCount(kind="all_reduce", group="fsdp", group_size=layout.fsdp,
-                                          payload_bytes=NORM_BYTES))  # fmt: skip
+                                          payload_bytes=len(model.parameter_shapes) * FP32_BYTES))  # fmt: skip
         return sorted(counts, key=lambda count: (count.kind, count.group))
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
@@ -142,9 +139,13 @@ def mesh_of(context: RankContext) -> DeviceMesh:
 
 def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: DeviceMesh) -> FSDPModule:
     """Shard the model in place, each block its own unit and the root last; gradients are summed, never averaged."""
+    import warnings
+
     import torch
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    # torch warns of writing into the logits, which are a view; the loss does not.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy()
     if config.train.precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -169,5 +170,5 @@ def units_of(model: ModelDescription) -> list[list[tuple[int, ...]]]:
 
 
 def padded_numel(shapes: Sequence[tuple[int, ...]], num_ranks: int) -> int:
-    """Return the elements of a unit whose tensors are each cut by rows, the rows rounded up to a multiple of the ranks."""
+    """Return the elements of a unit whose tensors are cut by rows, the rows rounded up to a multiple of the ranks."""
     return sum(-(-shape[0] // num_ranks) * num_ranks * math.prod(shape[1:]) for shape in shapes)

@@ -57,10 +57,11 @@ def layout_for(parallel: ParallelConfig, world_size: int) -> Layout:
     dp = dp or max(1, world_size // (fsdp * parallel.tp * parallel.pp))
     layout = Layout(dp=dp, fsdp=fsdp, tp=parallel.tp, pp=parallel.pp)
     if layout.world_size != world_size:
+        unset = "fsdp" if parallel.strategy == "fsdp" else "dp"
         raise UserError(
             f"layout dp={dp} × fsdp={layout.fsdp} × tp={layout.tp} × pp={layout.pp} needs {layout.world_size} devices, "
             f"but the world size is {world_size}. Use --nproc {layout.world_size}, or leave "
-            f"parallel.{'fsdp' if parallel.strategy == 'fsdp' else 'dp'} unset and let the other degrees divide {world_size}."
+            f"parallel.{unset} unset and let the other degrees divide {world_size}."
         )
     return layout
 

@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 def checkpoint_blocks(model: nn.Module, prefixes: Sequence[str]) -> None:
     """Make the named blocks recompute themselves in backward, with the random numbers that their forward drew.
 
-    Replaces each block's `forward` on the instance alone: names of parameters and modules stay, and hooks (fully_shard's
-    among them) run around the whole block, not again within the recomputation.
+    Replaces each block's `forward` on the instance alone: names of parameters and modules stay, and hooks
+    (fully_shard's among them) run around the whole block, not again within the recomputation.
     """
     for prefix in prefixes:
         block = model.get_submodule(prefix)
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)

@@ -35,7 +35,8 @@ def probe(running: Running) -> dict[str, list[float]]:
     """Time each variant once a round, its place in the round moving on; return seconds by variant, one a round.
 
     All ranks start a step together (a barrier outside the timed part), since without an exchange nothing else keeps
-    them in step. A strategy that cannot leave its exchange out has no such variant. Called on every rank; synchronises the device at both ends of each step.
+    them in step. A strategy that cannot leave its exchange out has no such variant. Called on every rank; synchronises
+    the device at both ends of each step.
     """
     num_rounds, context = running.config.measure.probe_rounds, running.context
     running.where.stage = "probing"
