@@ -76,7 +76,8 @@ PYTHON: tuple[tuple[str, str], ...] = (
     ("worldsize.measure.statistics", "measured"),
     ("worldsize.scaling.speedup", "ratio"),
     ("worldsize.report.html", "render"),
-    ("worldsize.report.export", "markdown"),
+    ("worldsize.report.study_document", "study_document"),
+    ("worldsize.report.markdown", "markdown"),
     ("worldsize.report.export", "as_csv"),
     ("worldsize.report.figures", "save"),
 )

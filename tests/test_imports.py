@@ -10,6 +10,7 @@ import worldsize
 
 NEEDS_TORCH = (
     "worldsize.models.decoder",
+    "worldsize.models.linear",
     "worldsize.models.init",
     "worldsize.train.",
     "worldsize.measure.",

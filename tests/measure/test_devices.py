@@ -49,7 +49,7 @@ def test_the_measured_matmul_rate_is_within_reach_of_a_hand_timed_product() -> N
         x @ y
         times.append(time.perf_counter() - began)
     by_hand = 2 * 768**3 / min(times)
-    assert 0.5 * by_hand < rate < 3 * by_hand
+    assert 0.33 * by_hand < rate < 3 * by_hand  # either may meet a busy moment
 
 
 def write_zone(root: Path, name: str, energy_uj: int) -> Path:

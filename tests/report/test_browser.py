@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.filled import FILLED, ONE_CURVE
 from tests.report.studies import STUDIES
 from worldsize.report import html
+from worldsize.report.cost import Request, plan
+from worldsize.report.proposal import Measurement, proposal_document
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -36,7 +39,10 @@ PROBE = """<!DOCTYPE html><meta charset="utf-8"><body style="margin:0">
     inner: inner.innerWidth, scroll: page.scrollWidth, wide: wide.slice(0, 5).map(each => each.outerHTML.slice(0, 80)),
     requests: inner.performance.getEntriesByType("resource").map(entry => entry.name),
     background: inner.getComputedStyle(inner.document.body).backgroundColor,
-    figures: inner.document.querySelectorAll("svg[role=img]").length}});
+    figures: inner.document.querySelectorAll("svg[role=img]").length,
+    hints: inner.document.querySelectorAll("svg title").length,
+    flat: [...inner.document.querySelectorAll("svg[role=img]")].filter(
+      each => each.getBoundingClientRect().height < 60 || each.querySelectorAll("path").length < 5).length}});
 }};</script>"""
 
 
@@ -56,15 +62,31 @@ def look(folder: Path, width: int, scheme: str) -> tuple[dict, list[str]]:
     return json.loads(title[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")), console
 
 
-@pytest.mark.parametrize("name", ["refused", "many cells"])
+def proposal() -> str:
+    request = Request(devices=12, tokens=10**9)
+    return html.page(proposal_document(Measurement(ONE_CURVE, None), None, plan(ONE_CURVE, request)))
+
+
+PAGES = {
+    "refused": lambda: html.render(STUDIES["refused"], None),
+    "many cells": lambda: html.render(STUDIES["many cells"], None),
+    "filled": lambda: html.render(FILLED, None),
+    "proposal": proposal,
+}
+NUM_FIGURES = {"refused": 7, "many cells": 9, "filled": 12, "proposal": 4}
+
+
+@pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_the_page_fits_and_is_quiet(tmp_path: Path, name: str, width: int, scheme: str) -> None:
-    (tmp_path / "page.html").write_text(html.render(STUDIES[name], None), encoding="utf-8")
+    (tmp_path / "page.html").write_text(PAGES[name](), encoding="utf-8")
     seen, console = look(tmp_path, width, scheme)
     assert seen["inner"] == width
     assert seen["scroll"] <= width, seen["wide"]
     assert seen["wide"] == []
     assert seen["requests"] == []
     assert console == []
-    assert seen["figures"] >= 7
+    assert seen["figures"] >= NUM_FIGURES[name]
+    assert seen["hints"] > seen["figures"]
+    assert seen["flat"] == 0
     assert seen["background"] == {"light": "rgb(253, 252, 250)", "dark": "rgb(22, 24, 27)"}[scheme]

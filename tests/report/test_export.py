@@ -9,6 +9,13 @@ from hypothesis import strategies as st
 
 from tests.report.studies import STUDIES, make_cell, make_study
 from worldsize.report import export
+from worldsize.report.markdown import markdown
+from worldsize.report.study_document import study_document
+from worldsize.study.records import StudyResult
+
+
+def text_of(study: StudyResult) -> str:
+    return markdown(study_document(study, None))
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -27,7 +34,7 @@ def test_csv_holds_the_records_in_full(name: str) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_markdown_tables_are_square(name: str) -> None:
-    lines = export.markdown(STUDIES[name]).splitlines()
+    lines = text_of(STUDIES[name]).splitlines()
     widths: list[int] = []
     for line in lines:
         if line.startswith("|"):
@@ -39,7 +46,7 @@ def test_markdown_tables_are_square(name: str) -> None:
 
 
 def test_markdown_keeps_the_page_order_and_the_marks() -> None:
-    text = export.markdown(STUDIES["refused"])
+    text = text_of(STUDIES["refused"])
     heads = [
         "# 2 devices",
         "## Why",
@@ -53,14 +60,14 @@ def test_markdown_keeps_the_page_order_and_the_marks() -> None:
     assert places == sorted(places)
     assert "| refused (" in text
     assert "unequal-work (blocks)" in text
-    assert "†" in export.markdown(STUDIES["overridden"])
+    assert "†" in text_of(STUDIES["overridden"])
 
 
 @given(st.text(max_size=40))
 def test_hostile_text_cannot_break_a_table_or_become_html(text: str) -> None:
     nasty = f"<img onerror=x>|\n# head `{text}"
     study = make_study(make_cell(1, vary={nasty: nasty}), make_cell(2, vary={nasty: 1}), title=nasty)
-    out = export.markdown(study)
+    out = text_of(study)
     assert "<img" not in out.replace("\\<", "")
     assert not any(line.startswith("# head") for line in out.splitlines())
     rows = list(csv.DictReader(io.StringIO(export.as_csv(study))))

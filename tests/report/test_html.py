@@ -11,7 +11,8 @@ from tests.report.page import Page
 from tests.report.studies import STUDIES, failed, make_cell, make_study, refused
 from tests.study import synthetic
 from worldsize.records import Origin, Problem
-from worldsize.report import html
+from worldsize.report import html, machine
+from worldsize.report.paper import letter
 from worldsize.study.records import RunFailure, StudyResult, Verdict
 
 NETWORK = re.compile(r"(?:https?:)?//|@import|url\((?!#)", re.IGNORECASE)
@@ -76,7 +77,7 @@ def test_phases_in_the_table_sum_to_the_step(pages: dict[str, str]) -> None:
 
 def test_two_devices_show_every_figure_with_its_values_as_text(pages: dict[str, str]) -> None:
     text = pages["two devices"]
-    assert text.count('<svg role="img"') == 8
+    assert text.count('<svg role="img"') == 9
     step_times = text[text.index('id="figure-3"') : text.index('id="figure-4"')]
     for cell in STUDIES["two devices"].cells:
         assert cell.step_time_s
@@ -119,11 +120,11 @@ def test_the_method_follows_the_settings() -> None:
 
 
 def test_settings_tell_their_origins() -> None:
-    found = html.settings(
+    found = machine.settings(
         {"model": {"d_model": 256, "num_layers": 4}}, {"model.d_model": Origin(value=256, source="override")}
     )
     assert [(s.key, s.value, s.source) for s in found] == [("model.d_model", "256", "override")]
-    assert html.settings({"model": {"d_model": 256}}, {})[0].source == "not recorded"
+    assert machine.settings({"model": {"d_model": 256}}, {})[0].source == "not recorded"
 
 
 def test_runs_at_hand_add_ranks_and_origins(tmp_path) -> None:
@@ -134,13 +135,16 @@ def test_runs_at_hand_add_ranks_and_origins(tmp_path) -> None:
     text = html.render(make_study(*cells), tmp_path)
     words = Page(text).words
     assert "Figure 9. Ranks." in words
-    assert "rank 1, repeat 3: step time" in words
+    assert "Figure 10. Phases by rank." in words
+    assert "Figure 8. Every timed step." in words
+    assert "20 timed steps" in words
+    assert re.search(r"repeat 3: step time [\d., ]+ ms on ranks 0 to 1", words)
     assert "derived" in words
     assert "Gloo on one host" in words
 
 
 def test_letters_count_on_after_z() -> None:
-    assert [html.letters(i) for i in (0, 25, 26, 27, 51, 52)] == ["a", "z", "aa", "ab", "az", "ba"]
+    assert [letter(i) for i in (0, 25, 26, 27, 51, 52)] == ["a", "z", "aa", "ab", "az", "ba"]
 
 
 hostile = st.text(max_size=30).map(lambda text: f"<script>alert(1)</script>\"'&$x_1$\x00\n{text}")

@@ -19,9 +19,11 @@ from tests.study.synthetic_work import (
     DERIVED,
     NUM_PARAMETERS,
     digest,
+    exposed_three_ways,
     losses_of,
     make_config,
     make_environment,
+    norm_of,
     phases_of,
     rank_digest,
     sample_ids,
@@ -35,13 +37,13 @@ from worldsize.records import (
     CollectiveCount,
     CommunicationBytes,
     Evaluation,
-    ExposedCommunication,
     MeasuringCost,
     Origin,
     RunRecord,
     RunResult,
     StepRow,
 )
+from worldsize.run_folder import flatten
 from worldsize.study.records import StudyPlan
 
 
@@ -65,6 +67,8 @@ def make_run(
     slow_rank: int | None = None,
     slowdown: float = 1.2,
     out_of_step: float = 0.0,
+    memory: float = 0.0,
+    noise_scale: float | None = None,
     started_at: str = "2026-01-01T00:00:00+00:00",
 ) -> Path:
     """Write one finished run and return its folder.
@@ -73,6 +77,7 @@ def make_run(
     `noise` is the relative spread of step times. `config` holds dotted keys, `environment` fields to change.
     Faults: `every_rank_all_data` (a sampler that forgot to shard), `ranks_seeded_differently`, `slow_rank` (its
     compute takes `slowdown` times as long and the others wait), `out_of_step` (relative gap between ranks' step times).
+    `memory` is how much of one step's deviation the next keeps; `noise_scale` the gradient's (norms follow from it).
     """
     phases = dict(phases or phases_of(world_size, global_batch))
     if step_time_s is not None:
@@ -96,11 +101,13 @@ def make_run(
         slow_rank,
         slowdown,
         out_of_step,
+        memory,
+        noise_scale,
     )
     folder.mkdir(parents=True, exist_ok=True)
     record = RunRecord(
         config=tree,
-        origins={key: Origin(value=_leaf(tree, key), source="derived") for key in DERIVED},
+        origins={key: Origin(value=flatten(tree)[key], source="derived") for key in DERIVED},
         command=["worldsize", "train", "config.yaml"],
         started_at=started_at,
         world_size=world_size,
@@ -119,11 +126,6 @@ def make_run(
     return folder
 
 
-def _leaf(tree: Mapping[str, Any], key: str) -> Any:
-    section, field = key.split(".")
-    return tree[section][field]
-
-
 def _rows(
     phases: Mapping[str, float],
     world_size: int,
@@ -136,14 +138,18 @@ def _rows(
     slow_rank: int | None,
     slowdown: float,
     out_of_step: float,
+    memory: float,
+    noise_scale: float | None,
 ) -> list[list[StepRow]]:
     """Ranks end a step together: who computes for longer waits for less."""
     rng = np.random.default_rng(noise_seed)
     drift = rng.normal(0, noise / 2)  # this run is a little slower or faster than another
     num_samples = global_batch if every_rank_all_data else global_batch // world_size
     rows: list[list[StepRow]] = [[] for _ in range(world_size)]
+    deviation = 0.0
     for step, loss in enumerate(losses):
-        pace = max(0.5, 1 + drift + rng.normal(0, noise)) * (3.0 if step == 0 else 1.0)
+        deviation = memory * deviation + np.sqrt(1 - memory**2) * rng.normal(0, noise)
+        pace = max(0.5, 1 + drift + deviation) * (3.0 if step == 0 else 1.0)
         for rank in range(world_size):
             own = {name: phases[name] * pace for name in PHASES}
             if world_size > 1:
@@ -166,18 +172,13 @@ def _rows(
                     num_samples=num_samples,
                     num_tokens=num_tokens,
                     loss_sum=loss * num_tokens,
-                    grad_norm=1.0,
+                    grad_norm=norm_of(noise_scale, global_batch),
+                    local_grad_norm=norm_of(noise_scale, num_samples) if noise_scale and world_size > 1 else None,
                     learning_rate=1e-3,
                     memory_bytes=300 * 2**20,
                 )
             )
     return rows
-
-
-def _exposed(phases: Mapping[str, float]) -> ExposedCommunication:
-    exposed_s = phases["exposed_communication_s"]
-    near = [exposed_s * factor for factor in (0.97, 0.99, 1.0, 1.01, 1.03)]
-    return ExposedCommunication(clock_s=measured(near), ablation_s=measured(near), trace_s=measured(near))
 
 
 def _result(
@@ -220,7 +221,8 @@ def _result(
         num_samples=sum(rank.num_samples for rank in ranks),
         num_tokens=num_tokens,
         losses=list(losses),
-        grad_norms=[1.0] * num_steps,
+        grad_norms=[row.grad_norm for row in rows[0]],
+        local_grad_norms=[row.local_grad_norm for row in rows[0]],
         evaluations=[Evaluation(step=num_steps, loss=losses[-1] + 0.1, num_tokens=4096)],
         checksums=[Checksum(step=0, by_rank=weights), Checksum(step=num_steps, by_rank=[w[::-1] for w in weights])],
         step_time_s=step_time,
@@ -229,7 +231,7 @@ def _result(
         peak_memory_bytes=[rank.peak_memory_bytes for rank in ranks],
         ranks=ranks,
         communication_bytes=CommunicationBytes(predicted=exchanges, observed=exchanges),
-        exposed_communication=_exposed(phases) if world_size > 1 else None,
+        exposed_communication=exposed_three_ways(phases) if world_size > 1 else None,
         model_flop_per_s=6.0 * NUM_PARAMETERS * tokens_per_s / world_size,
         mfu=None,
         mfu_absent_because="the peak of this CPU is not known",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from worldsize.config.schema import Config
-from worldsize.records import PHASES, Environment, RankSummary, StepRow
+from worldsize.measure.statistics import measured
+from worldsize.records import PHASES, Environment, ExposedCommunication, RankSummary, StepRow
 
 NUM_PARAMETERS = 1_000_000
 CONTEXT_LENGTH = 128
@@ -121,3 +122,14 @@ def summary(rank: int, rows: Sequence[StepRow], samples_digest: int) -> RankSumm
         peak_memory_bytes=400 * 2**20 + rank,
         matmul_flop_per_s=9e11,
     )
+
+
+def exposed_three_ways(phases: Mapping[str, float]) -> ExposedCommunication:
+    exposed_s = phases["exposed_communication_s"]
+    near = [exposed_s * factor for factor in (0.97, 0.99, 1.0, 1.01, 1.03)]
+    return ExposedCommunication(clock_s=measured(near), ablation_s=measured(near), trace_s=measured(near))
+
+
+def norm_of(noise_scale: float | None, num_samples: int) -> float:
+    """Norm of a gradient averaged over samples: |G|² = 1, tr(Σ) = noise scale (McCandlish et al. 2018, A.1)."""
+    return float(np.sqrt(1 + (noise_scale or 0.0) / num_samples))

@@ -48,7 +48,7 @@ def audit(
     The columns are described in docs/reference/audit-format.md, the rules in docs/explain/audit-rules.md.
     """
     from worldsize.audit.paths import audit_paths
-    from worldsize.cli.report import write
+    from worldsize.cli.report_output import write
 
     format_ = "json" if json_ else _format(format_, out)
     found = audit_paths(paths)

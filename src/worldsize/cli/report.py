@@ -1,21 +1,18 @@
-"""`worldsize report`: what a study or a set of runs found, as a page or as data."""
+"""`worldsize report`: what a study or a set of runs found, as a page, a paper, or data."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from worldsize.cli.arguments import JsonOption
 from worldsize.errors import UserError, unknown
 
-if TYPE_CHECKING:
-    from worldsize.study.records import StudyResult
-
-FORMATS = ("html", "json", "markdown", "csv")
+FORMATS = ("html", "pdf", "latex", "markdown", "csv", "json")
+TEMPLATES = ("study", "proposal")
 
 
 def report(
@@ -24,7 +21,25 @@ def report(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Where to write; '-' is standard output.", show_default=False),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", help="html, json, markdown or csv.")] = "html",
+    format_: Annotated[str, typer.Option("--format", help="html, pdf, latex, markdown, csv or json.")] = "html",
+    template: Annotated[
+        str, typer.Option("--template", help="study, or proposal: for compute-time applications.")
+    ] = "study",
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", help="Proposal: devices asked for.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="Proposal: steps to train.", show_default=False)
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", help="Proposal: tokens to train on.", show_default=False)
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures", metavar="DIR", help="Write every figure there too: SVG, PDF, PNG.", show_default=False
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", help="What the report is called.", show_default=False)] = None,
     override: Annotated[
         bool, typer.Option("--override", help="Print refused speedups all the same, visibly marked.")
@@ -37,80 +52,33 @@ def report(
 
     \b
     worldsize report out/study                            one HTML file, out/study/report.html, that opens offline
+    worldsize report out/study --format pdf               out/study/report.pdf, set by TeX or typst
+    worldsize report out/study --format latex             a folder, out/study/report-latex, for a paper's appendix
     worldsize report out/study --format csv --out cells.csv
+    worldsize report out/study --figures figures          every figure as SVG, PDF and PNG
     worldsize report out/one out/two out/four             any runs; writes report.html here
+    worldsize report out/study --template proposal --devices 8 --tokens 2000000000
     worldsize report out/study --json | jq .verdict
 
-    HTML goes into the study's folder unless --out says otherwise; the other formats go to standard output.
+    HTML, PDF and LaTeX go into the study's folder unless --out says otherwise; the other formats go to standard output.
     """
+    from worldsize.cli import report_output, report_source
+    from worldsize.report.cost import Request, check
+
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)
-    result, folder = results(paths, override)
-    if title is not None:
-        result = result.model_copy(update={"title": title})
-    if json_:
-        sys.stdout.write(result.model_dump_json(indent=2) + "\n")
+    if template not in TEMPLATES:
+        raise unknown("template", template, TEMPLATES)
+    request = Request.model_construct(devices=devices, steps=steps, tokens=tokens)
+    check(request)
+    if template == "study" and request != Request():
+        raise UserError("--devices, --steps and --tokens say what to apply for. Add --template proposal.")
+    if template == "proposal" and format_ == "csv":
+        raise UserError("a proposal is no table of cells. Give --format html, pdf, latex, markdown or json.")
+    source = report_source.read(paths, override, title, template)
+    if figures is not None:
+        print(report_output.write_figures(source, request, figures), file=sys.stderr)
+    if json_ or format_ == "json":
+        report_output.put(report_output.twin(source, request), None if json_ else out)
         return
-    text = rendered(result, folder, format_)
-    if out is None and format_ == "html":
-        out = folder / "report.html"
-    if out is None or str(out) == "-":
-        sys.stdout.write(text)
-        return
-    write(out, text)
-    print(f"wrote {out} ({len(text.encode()) / 1000:,.0f} kB)", file=sys.stderr)
-
-
-def results(paths: list[Path], override: bool) -> tuple[StudyResult, Path]:
-    """Analyse what the paths hold. Returns the results and the folder that their runs' names start from.
-
-    Raises UserError when a path is neither a study nor a run, or when they are mixed.
-    """
-    from worldsize.study.results import analyse, from_runs
-
-    studies = [path for path in paths if (path / "study.json").is_file()]
-    for path in paths:
-        if path not in studies and not (path / "run.json").is_file():
-            raise UserError(
-                f"{path} {_what_it_is(path)}. Give the folder of a study (it holds study.json), or folders of runs "
-                f"(each holds run.json and, once finished, result.json)."
-            )
-    if len(studies) == 1 and len(paths) == 1:
-        return analyse(studies[0], override), studies[0]
-    if studies:
-        raise UserError(
-            f"{studies[0]} is a study, and comes alone. To compare across studies give run folders: "
-            f"{studies[0]}/runs/*/* …"
-        )
-    return from_runs(paths, override=override), Path()
-
-
-def _what_it_is(path: Path) -> str:
-    if not path.exists():
-        return "does not exist"
-    return "is not a folder" if not path.is_dir() else "holds neither a study nor a run"
-
-
-def rendered(result: StudyResult, folder: Path, format_: str) -> str:
-    """Return the report's text in one of FORMATS."""
-    if format_ == "html":
-        from worldsize.report.html import render
-
-        return render(result, folder)
-    if format_ == "json":
-        return result.model_dump_json(indent=2) + "\n"
-    from worldsize.report import export
-
-    return export.markdown(result) if format_ == "markdown" else export.as_csv(result)
-
-
-def write(out: Path, text: str) -> None:
-    """Write the file whole or not at all. Raises UserError when it cannot be written."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise UserError(f"cannot write {out}: {error.strerror}. Give another file with --out.") from error
+    report_output.write_report(source, request, format_, out)

@@ -37,6 +37,15 @@ def study(
         str, typer.Option(metavar="strong|weak", help="What stays the same: the global batch, or the per-device batch.")
     ] = "strong",
     repeats: Annotated[int, typer.Option(metavar="R", min=1, help="Runs of each cell, in interleaved rounds.")] = 3,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="3%", help="Repeat further until each speedup's interval is so narrow, cell by cell."),
+    ] = None,
+    max_repeats: Annotated[int, typer.Option(metavar="R", min=1, help="With --until: runs of each cell at most.")] = 10,
+    target_loss: Annotated[
+        float | None,
+        typer.Option(metavar="LOSS", min=0.0, help="Time to this loss. Default: the smallest that all cells reach."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder. Default: out/NAME, by the config's or preset's name.")
     ] = None,
@@ -52,6 +61,7 @@ def study(
     worldsize study --preset tiny --nproc 1,2
     worldsize study run.yaml --nproc 1,2,4 --global-batch 64,128 --out out/batches
     worldsize study run.yaml --nproc 1,2 --vary model.num_layers=2,4 --repeats 5
+    worldsize study --preset tiny --nproc 1,2 --until 3%
     worldsize study run.yaml model.d_model=256 --scaling weak --dry-run
 
     It trains at several world sizes. Every cell of the grid runs several times, in rounds, so that drift hits all
@@ -60,7 +70,7 @@ def study(
     may add world sizes, batches or repeats.
     """
     from worldsize.config.load import load
-    from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_vary
+    from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_share, parse_vary
     from worldsize.study.runner import base_plan
 
     path, overrides = split_config(config)
@@ -75,6 +85,9 @@ def study(
         scaling="weak" if scaling == "weak" else "strong",
         repeats=repeats,
         command=["worldsize", *sys.argv[1:]],
+        until=parse_share(until, "--until") if until else None,
+        max_repeats=max_repeats,
+        target_loss=target_loss,
     )
     cells = cells_of(plan)
     loaded = load_cells(cells, path, overrides, preset)
@@ -114,7 +127,10 @@ def _show_grid(plan: StudyPlan, cells: list[Cell], folder: Path, json_output: bo
     if json_output:
         typer.echo(plan.model_dump_json(indent=1))
         return
-    typer.echo(f"{len(cells)} cells × {plan.repeats} repeats, {plan.scaling} scaling, into {folder}:")
+    repeats = str(plan.repeats)
+    if plan.until:
+        repeats += f" to {plan.num_rounds}"
+    typer.echo(f"{len(cells)} cells × {repeats} repeats, {plan.scaling} scaling, into {folder}:")
     for cell in cells:
         role = "baseline" if cell.baseline == cell.name else f"compared with {cell.baseline}"
         typer.echo(f"  {cell.name}: world size {cell.world_size}, global batch {cell.global_batch}, {role}")

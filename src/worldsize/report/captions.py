@@ -133,6 +133,64 @@ def per_rank(result: StudyResult) -> str:
     )
 
 
+def lost_time(result: StudyResult) -> str:
+    known = [cell for cell in result.cells if cell.lost_time]
+    ideal = "the baseline's step divided over the devices" if result.scaling == "strong" else "the baseline's step"
+    some = "" if len(known) <= 4 else f" Shown are the 4 of {len(known)} cells that lost most; the table has all."
+    return (
+        f"From the ideal step ({ideal}) to the measured one, part by part, {_subject(result)}. Hatched: won back.{some}"
+    )
+
+
+def compute_communication(result: StudyResult) -> str:
+    return (
+        f"Exposed communication against compute of one step, {_subject(result)}; the number at a mark is its devices. "
+        "Along a grey diagonal their ratio, compute : communication, is the same; further down is better."
+    )
+
+
+def batch_efficiency(result: StudyResult) -> str:
+    noise = ""
+    if any(cell.noise_scale and cell.noise_scale.noise_scale for cell in result.cells):
+        noise = (
+            " Dotted, with its band: progress of a sample over that of one in a tiny batch, from the gradient noise "
+            "scale (McCandlish et al. 2018); where it falls, a larger batch buys less progress per sample."
+        )
+    return f"Efficiency against the global batch, {_subject(result)}. Bars: 95 % bootstrap intervals.{noise}"
+
+
+def step_samples(result: StudyResult) -> str:
+    return (
+        f"Every timed step of every repeat, {_subject(result)}: one tick a step (slowest rank), as a share of its "
+        "cell's median. Repeats lie below each other in two colours, the steps of each run downwards in time, so that "
+        "a drift leans."
+    )
+
+
+def rank_phases(result: StudyResult) -> str:
+    widest = max((cell.world_size for cell in result.cells), default=1)
+    return (
+        f"Seconds that each rank spends in each phase of a step on {count(widest, 'device')}, median over repeats. "
+        "Orange: longer than the mean of the ranks, blue: shorter. A rank that computes for longer makes the others "
+        f"wait in communication. {_sentence(_subject(result))}"
+    )
+
+
+def laws(result: StudyResult) -> str:
+    fits = result.fits
+    if fits is None or fits.best is None:
+        return ""
+    best = next(fit for fit in fits.fits if fit.law == fits.best)
+    others = [fit.title for fit in fits.fits if fit.is_possible and fit.law != fits.best]
+    rest = f" As possible: {' and '.join(others)}." if others else ""
+    few = " Of many curves four are shown." if len(best.curves) > 4 else ""
+    return (
+        f"Step time against devices, {_subject(result)}. Filled: every measured repeat; line and band: {best.title} "
+        "with its 95 % interval; open marks with bars: where one further run will fall, by every law that is possible. "
+        f"Grey and hatched: not believable. Dashed: ideal.{rest}{few}"
+    )
+
+
 def alt(result: StudyResult, key: str) -> str:
     """Return what a figure shows, read out where it cannot be seen: its title and the numbers in it."""
     picks = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from worldsize.records import Measured
@@ -114,3 +115,8 @@ def not_compared(cell: CellResult) -> str:
     if cell.baseline is None:
         return "the study holds no baseline to compare with"
     return f"baseline {cell.baseline} was not measured"
+
+
+def unless_run(because: str) -> Callable[[CellResult], str]:
+    """Return a reason that gives way to 'it never ran' for cells that did not."""
+    return lambda cell: because if cell.step_time_s else not_measured(cell)

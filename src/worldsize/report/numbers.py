@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from worldsize.records import Measured
+from worldsize.scaling.interval import Interval
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,32 @@ def in_words(value: Measured, unit: Unit = ONE) -> str:
     ends = show_interval(value, unit, places)
     text = f"{show(value.median * unit.factor, places)} {unit.name}".rstrip()
     return f"{text} ({ends})" if ends else text
+
+
+def interval_places(value: Interval, unit: Unit = ONE) -> int:
+    """Return places after the point for an interval that may lack ends: as `places_for`, where both are known."""
+    middle = (value.value or 0.0) * unit.factor
+    if value.low is None or value.high is None:
+        return decimals(middle, 3)
+    ends = Measured(median=value.value or 0.0, low=value.low, high=value.high, samples=[])
+    return min(places_for(ends, unit), decimals(middle, 4))
+
+
+def interval_ends(value: Interval, unit: Unit, places: int) -> str:
+    """Return '51.3–53.0' in `unit`; an end without a bound is '∞' above and '0' below; '' for a single value."""
+    if value.low == value.high == value.value:
+        return ""
+    low = "0" if value.low is None else show(value.low * unit.factor, places)
+    high = "∞" if value.high is None else show(value.high * unit.factor, places)
+    return f"{low}–{high}"
+
+
+def interval_in_words(value: Interval, unit: Unit = ONE) -> str:
+    """Return '52.1 ms (51.3–53.0)', or 'no limit (3.1–∞)' where the value itself is infinite."""
+    places = interval_places(value, unit)
+    ends = interval_ends(value, unit, places)
+    middle = "no limit" if value.value is None else f"{show(value.value * unit.factor, places)} {unit.name}".rstrip()
+    return f"{middle} ({ends})" if ends else middle
 
 
 def count(number: int, noun: str) -> str:

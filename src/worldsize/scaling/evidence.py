@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from worldsize.records import CommunicationBytes
-from worldsize.scaling.suggestions import Pair
+from worldsize.scaling.pair import Pair
 from worldsize.scaling.wording import devices, percent, time_interval, time_text
 from worldsize.study.comparability import loss_differences, tolerance_at
 from worldsize.study.files import Run

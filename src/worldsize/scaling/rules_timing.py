@@ -15,7 +15,7 @@ from worldsize.records import Problem
 from worldsize.scaling.wording import percent, time_text
 from worldsize.study.cells import MeasuredCell
 from worldsize.study.comparability import in_runs
-from worldsize.study.files import Run, read_steps
+from worldsize.study.files import Run
 
 MISSED = 0.5
 """Steps that fill less than this share of the wall time that is theirs: evaluations and checksums explain the rest of
@@ -91,7 +91,7 @@ def timer_misses_time(context: HasCell) -> list[Problem]:
         wall_s, num_steps = run.result.wall_s, run.result.num_steps
         if wall_s <= 0 or _fits(run, run.result.step_time_s.median * num_steps):
             return None
-        rows = read_steps(run.folder)
+        rows = run.steps
         sum_s = max((sum(row.wall_s for row in ranked) for ranked in rows.values()), default=0.0)
         if sum_s <= 0 or _fits(run, sum_s):
             return None

@@ -8,7 +8,6 @@ from statistics import median
 from worldsize.scaling.speedup import ratio
 from worldsize.scaling.wording import percent
 from worldsize.study.cells import MeasuredCell
-from worldsize.study.files import read_steps
 
 SLOWER_BY = 0.10
 """Less is ordinary: cores, caches and samples are never quite equal. The interval must lie beyond half of it."""
@@ -18,7 +17,7 @@ def _compute_rounds(cell: MeasuredCell) -> list[list[list[float]]]:
     """Return compute seconds as rank → repeat → timed steps; from the runs' summaries where there are no step rows."""
     rounds: list[list[list[float]]] = [[] for _ in range(cell.world_size)]
     for run in cell.runs:
-        rows = read_steps(run.folder)
+        rows = run.steps
         timed = {
             rank: [r.phases_s.get("compute_s", 0.0) for r in ranked if not r.warmup] for rank, ranked in rows.items()
         }

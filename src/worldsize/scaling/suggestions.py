@@ -1,8 +1,8 @@
-"""What to try next, with what it should give: reckoned from the phases that this study measured, nothing else.
+"""What to try next, with what it should give: by the model fitted to this study, else reckoned from its phases.
 
-Each what-if changes the phases of a step in one stated way, for the baseline too where it is concerned, and gives the
-efficiency that follows: ideal step time / step time, where the ideal is the baseline's step time divided by the added
-devices (strong scaling) or the baseline's step time itself (weak scaling).
+The model (scaling/questions.py) answers for other batches, payloads and links where the study suffices for it. What
+is left is reckoned: each reckoning changes the phases of a step in one stated way and gives the efficiency that
+follows, ideal step time / step time.
 """
 
 from __future__ import annotations
@@ -11,76 +11,122 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from worldsize.scaling.interval import Interval
+from worldsize.scaling.pair import EXPOSED, Pair
+from worldsize.scaling.questions import Answers, Runs, is_unchanged, num_micro, setting, told
+from worldsize.scaling.what_if import WhatIf
 from worldsize.scaling.wording import percent, time_text
 from worldsize.study.files import Run
-from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult
 
 WORTH = 0.02
 """A change that gives less than this is not listed."""
+DIFFERS = 0.05
+"""A model further than this from what was measured says so."""
+GREATEST_SPREAD = 1.5
+"""An answer whose interval's ends differ by more is no advice; the record keeps it."""
 GROWS_WITH_BATCH = ("data_wait_s", "host_to_device_s", "compute_s")
 """Phases that double when the batch doubles; the others are taken to stay as they are, per step."""
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A cell and its baseline."""
-
-    cell: CellResult
-    baseline: CellResult
-    scaling: Scaling
-
-    @property
-    def num_times_devices(self) -> float:
-        return self.cell.world_size / self.baseline.world_size
-
-    @property
-    def divisor(self) -> float:
-        """What the baseline's step time is ideally divided by."""
-        return self.num_times_devices if self.scaling == "strong" else 1.0
-
-    def efficiency(self, *, cell_change_s: float = 0.0, baseline_change_s: float = 0.0) -> float:
-        """Return ideal / actual step time, now or after both step times change by so many seconds.
-
-        A change is never reckoned to give more than the ideal: where phases say so, the baseline was measured slower
-        than its share (on a busier core, say).
-        """
-        actual_s = sum(self.cell.phases_s.values()) + cell_change_s
-        if actual_s <= 0:
-            return 0.0
-        reckoned = (sum(self.baseline.phases_s.values()) + baseline_change_s) / self.divisor / actual_s
-        return min(1.0, reckoned) if cell_change_s or baseline_change_s else reckoned
-
-    def told(self, efficiency: float) -> str:
-        """Write an efficiency as this scaling mode speaks of it."""
-        if self.scaling == "weak":
-            return f"{percent(efficiency)} efficiency"
-        return f"{efficiency * self.num_times_devices:.2f}x"
-
-
-@dataclass(frozen=True)
-class WhatIf:
-    """One change and the efficiency it should give."""
+class Suggestion:
+    """One change: the efficiency it should give, the sentence for the list and, for the headline, a clause."""
 
     efficiency: float
     sentence: str
+    clause: str | None = None
+    gain: float | None = None
+    """Efficiency over that of now, both by the model; None where the measured efficiency is what to compare with."""
+    assumptions: tuple[str, ...] = ()
+    kind: str = ""
+    """What is changed: of each kind the headline tells the best only."""
 
 
-def suggestions(pair: Pair, cells: Sequence[CellResult], runs: Sequence[Run]) -> list[str]:
-    """Return what to try for this cell, best first; a change that the study has measured comes before all reckoning."""
+def suggestions(pair: Pair, cells: Sequence[CellResult], runs: Runs, answers: Answers | None) -> list[Suggestion]:
+    """Return what to try for this cell, best first; what the study has measured comes before what it leads to."""
+    own = runs[pair.cell.name]
     measured = _measured_doubling(pair, cells)
-    reckoned = [
-        *([] if measured else _double_batch(pair, cells)),
-        *_even_ranks(pair, runs),
-        *_halve_exchange(pair, runs),
-        *_hide_exchange(pair, runs),
+    possible = [
+        *(_answered(pair, answers, own[0]) if answers else _halve_exchange(pair, own)),
+        *([] if measured or (answers and answers.tells_batches) else _double_batch(pair)),
+        *_even_ranks(pair, own),
+        *_hide_exchange(pair, own),
         *_divide_update(pair),
         *_hide_data_wait(pair),
     ]
     now = pair.efficiency()
-    worthwhile = [what_if for what_if in reckoned if what_if.efficiency > now * (1 + WORTH)]
-    worthwhile.sort(key=lambda what_if: -what_if.efficiency)
-    return measured + [what_if.sentence for what_if in worthwhile]
+    worthwhile = [one for one in possible if (one.gain or one.efficiency / now) > 1 + WORTH]
+    return measured + sorted(worthwhile, key=lambda one: -one.efficiency)
+
+
+def _answered(pair: Pair, answers: Answers, run: Run) -> list[Suggestion]:
+    """Return the model's answers that it has no doubt about, and whose intervals say something."""
+    now = answers.now.speedup.value if answers.now.speedup else None
+    if not now:
+        return []
+    off = abs(now / pair.num_times_devices / pair.efficiency() - 1) > DIFFERS
+    as_it_is = f" (the model gives {pair.told(now / pair.num_times_devices)} for the cell as it is)" if off else ""
+    said = []
+    for what_if in answers.what_ifs:
+        speedup = what_if.speedup
+        if not speedup or not speedup.value or what_if.doubt or _too_wide(speedup) or _no_link(what_if, run):
+            continue
+        if _needless(what_if, answers.what_ifs):
+            continue
+        clause = f"{setting(what_if, pair, num_micro(run))} would give {told(pair, speedup)}"
+        sentence = f"{clause[0].upper()}{clause[1:]}, by the model fitted to this study{as_it_is}."
+        efficiency = speedup.value / pair.num_times_devices
+        gain, assumed = speedup.value / now, tuple(what_if.assumptions)
+        kind = "batch" if is_unchanged(what_if) else "exchange"
+        said.append(Suggestion(efficiency, sentence + _caution(what_if, pair), clause, gain, assumed, kind))
+    return said
+
+
+def too_uncertain(answers: Answers | None) -> list[str]:
+    """Return a sentence where none of the model's answers is certain enough to be advice."""
+    speedups = [one.speedup for one in answers.what_ifs if one.speedup and not one.doubt] if answers else []
+    if not speedups or not all(_too_wide(speedup) for speedup in speedups):
+        return []
+    return [
+        f"What another batch or smaller gradients would give cannot be said: the ends of the fitted model's intervals "
+        f"differ by more than {percent(GREATEST_SPREAD - 1)}."
+    ]
+
+
+def _needless(what_if: WhatIf, answers: Sequence[WhatIf]) -> bool:
+    """Tell whether fewer micro batches at the same batch do about as well."""
+    return any(
+        other.speedup and other.speedup.value and what_if.speedup and what_if.speedup.value
+        and is_unchanged(other) and is_unchanged(what_if) and other.global_batch == what_if.global_batch
+        and other.num_micro < what_if.num_micro and what_if.speedup.value <= other.speedup.value * (1 + WORTH)
+        for other in answers
+    )  # fmt: skip
+
+
+def _too_wide(speedup: Interval) -> bool:
+    return not speedup.low or speedup.high is None or speedup.high > GREATEST_SPREAD * speedup.low
+
+
+def _no_link(what_if: WhatIf, run: Run) -> bool:
+    """Tell whether a faster link is asked about where ranks share the memory of one host: there is none to buy."""
+    environment = run.record.environment
+    return what_if.link_factor != 1 and environment.device_kind == "cpu" and environment.num_hosts == 1
+
+
+def _caution(what_if: WhatIf, pair: Pair) -> str:
+    if what_if.payload_factor != 1:
+        return " It rounds gradients: compare the loss."
+    if is_unchanged(what_if) and what_if.global_batch != pair.cell.global_batch:
+        return " Loss per token changes with the batch: compare it."
+    return ""
+
+
+def assumptions(ideas: Sequence[Suggestion]) -> list[str]:
+    """Return in one sentence what the model's answers among the suggestions assume, each thing once."""
+    said = list(dict.fromkeys(sentence.rstrip(".") for idea in ideas for sentence in idea.assumptions))
+    lowered = [sentence[:1].lower() + sentence[1:] for sentence in said]
+    return [f"The model behind what would be assumes: {'; '.join(lowered)}."] if said else []
 
 
 def doubled_batch(pair: Pair) -> float:
@@ -89,58 +135,45 @@ def doubled_batch(pair: Pair) -> float:
     return pair.efficiency(cell_change_s=more_s[0], baseline_change_s=more_s[1])
 
 
-def _with_batch(pair: Pair, cells: Sequence[CellResult], factor: float) -> CellResult | None:
-    """Return the measured, comparable cell that differs only by `factor` in its batch."""
+def _measured_doubling(pair: Pair, cells: Sequence[CellResult]) -> list[Suggestion]:
     for cell in cells:
         same = cell.world_size == pair.cell.world_size and cell.vary == pair.cell.vary
-        if same and cell.global_batch == pair.cell.global_batch * factor and cell.efficiency and not cell.overridden:
-            return cell
-    return None
+        if same and cell.global_batch == pair.cell.global_batch * 2 and cell.efficiency and not cell.overridden:
+            efficiency = cell.efficiency.median
+            gave, reckoned = pair.told(efficiency), pair.told(doubled_batch(pair))
+            sentence = (
+                f"Doubling the batch was measured in this study: a global batch of {cell.global_batch} gives {gave} "
+                f"(the phases at {pair.cell.global_batch} lead one to expect {reckoned})."
+            )
+            return [Suggestion(efficiency, sentence)]
+    return []
 
 
-def _measured_doubling(pair: Pair, cells: Sequence[CellResult]) -> list[str]:
-    double = _with_batch(pair, cells, 2)
-    if double is None or double.efficiency is None:
-        return []
-    gave, reckoned = pair.told(double.efficiency.median), pair.told(doubled_batch(pair))
+def _double_batch(pair: Pair) -> list[Suggestion]:
+    efficiency, batch, base = doubled_batch(pair), pair.cell.global_batch * 2, pair.baseline.global_batch
+    sentence = (
+        f"Doubling the global batch to {batch} should give {pair.told(efficiency)}, if compute doubles and exposed "
+        f"communication and the optimizer take as long a step as now: measure a second batch to know (--global-batch "
+        f"{base},{base * 2}). Loss per token changes with the batch: compare it."
+    )
     return [
-        f"Doubling the batch was measured in this study: a global batch of {double.global_batch} gives {gave} "
-        f"(the phases at {pair.cell.global_batch} lead one to expect {reckoned})."
-    ]
-
-
-def _double_batch(pair: Pair, cells: Sequence[CellResult]) -> list[WhatIf]:
-    efficiency = doubled_batch(pair)
-    checked = ""
-    half = _with_batch(pair, cells, 0.5)
-    base = next((cell for cell in cells if half and cell.name == half.baseline), None)
-    if half and base and pair.cell.efficiency:
-        expected = pair.told(doubled_batch(Pair(half, base, pair.scaling)))
-        checked = (
-            f" The same reckoning from {half.global_batch} to {pair.cell.global_batch} gave {expected}; "
-            f"measured: {pair.told(pair.cell.efficiency.median)}."
-        )
-    return [
-        WhatIf(
-            efficiency,
-            f"Doubling the global batch to {pair.cell.global_batch * 2} should give {pair.told(efficiency)}, if "
-            f"compute doubles and exposed communication and the optimizer take as long a step as now. Loss per token "
-            f"changes with the batch: compare it.{checked}",
+        Suggestion(
+            efficiency, sentence, f"a global batch of {batch} should give about {pair.told(efficiency)}", kind="batch"
         )
     ]
 
 
-def _even_ranks(pair: Pair, runs: Sequence[Run]) -> list[WhatIf]:
+def _even_ranks(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
     if not _has_slow_rank(pair):
         return []
     excess_s = median(_excess_compute_s(run) for run in runs)
     efficiency = pair.efficiency(cell_change_s=-excess_s)
+    sentence = (
+        f"Bringing the slow rank level with the others should give {pair.told(efficiency)}: it computes "
+        f"{time_text(excess_s)} longer a step, and all wait."
+    )
     return [
-        WhatIf(
-            efficiency,
-            f"Bringing the slow rank level with the others should give {pair.told(efficiency)}: it computes "
-            f"{time_text(excess_s)} longer a step, and all wait.",
-        )
+        Suggestion(efficiency, sentence, f"ranks of one speed would give about {pair.told(efficiency)}", kind="ranks")
     ]
 
 
@@ -155,8 +188,8 @@ def _excess_compute_s(run: Run) -> float:
 
 
 def _exchange_s(pair: Pair, runs: Sequence[Run]) -> float:
-    """Return exposed communication without the time in which ranks only wait for a slow one, mean over ranks."""
-    exposed_s = pair.cell.phases_s.get("exposed_communication_s", 0.0)
+    """Return exposed communication (s) without the time in which ranks only wait for a slow one, mean over ranks."""
+    exposed_s = pair.cell.phases_s.get(EXPOSED, 0.0)
     if not _has_slow_rank(pair):
         return exposed_s
     num_ranks = pair.cell.world_size
@@ -164,49 +197,43 @@ def _exchange_s(pair: Pair, runs: Sequence[Run]) -> float:
     return max(0.0, exposed_s - waiting_s)
 
 
-def _halve_exchange(pair: Pair, runs: Sequence[Run]) -> list[WhatIf]:
+def _halve_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
     efficiency = pair.efficiency(cell_change_s=-_exchange_s(pair, runs) / 2)
+    sentence = (
+        f"Exchanging gradients in bf16 should give {pair.told(efficiency)}, if exposed communication halves with "
+        f"the bytes (it does not where ranks wait for each other). It rounds gradients: compare the loss."
+    )
     return [
-        WhatIf(
-            efficiency,
-            f"Exchanging gradients in bf16 should give {pair.told(efficiency)}, if exposed communication halves with "
-            f"the bytes (it does not where ranks wait for each other). It rounds gradients: compare the loss.",
-        )
+        Suggestion(efficiency, sentence, f"bf16 gradients should give about {pair.told(efficiency)}", kind="exchange")
     ]
 
 
-def _hide_exchange(pair: Pair, runs: Sequence[Run]) -> list[WhatIf]:
+def _hide_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
     efficiency = pair.efficiency(cell_change_s=-_exchange_s(pair, runs))
-    return [
-        WhatIf(
-            efficiency,
-            f"Overlapping the exchange better (parallel.bucket_mib, more accumulation) can give at most "
-            f"{pair.told(efficiency)}: all {time_text(_exchange_s(pair, runs))} of the exchange hidden.",
-        )
-    ]
+    sentence = (
+        f"Overlapping the exchange better (parallel.bucket_mib, more accumulation) can give at most "
+        f"{pair.told(efficiency)}: all {time_text(_exchange_s(pair, runs))} of the exchange hidden."
+    )
+    return [Suggestion(efficiency, sentence)]
 
 
-def _divide_update(pair: Pair) -> list[WhatIf]:
+def _divide_update(pair: Pair) -> list[Suggestion]:
     if pair.cell.strategy != "ddp":
         return []
     saved_s = pair.cell.phases_s.get("optimizer_s", 0.0) * (1 - 1 / pair.cell.world_size)
     efficiency = pair.efficiency(cell_change_s=-saved_s)
-    return [
-        WhatIf(
-            efficiency,
-            f"Dividing the optimizer's update among the devices (ZeRO stage 1) can give at most "
-            f"{pair.told(efficiency)}: each now updates all weights; gathering them again would cost some of it.",
-        )
-    ]
+    sentence = (
+        f"Dividing the optimizer's update among the devices (ZeRO stage 1) can give at most "
+        f"{pair.told(efficiency)}: each now updates all weights; gathering them again would cost some of it."
+    )
+    return [Suggestion(efficiency, sentence)]
 
 
-def _hide_data_wait(pair: Pair) -> list[WhatIf]:
+def _hide_data_wait(pair: Pair) -> list[Suggestion]:
     waits_s = [each.phases_s.get("data_wait_s", 0.0) for each in (pair.cell, pair.baseline)]
     efficiency = pair.efficiency(cell_change_s=-waits_s[0], baseline_change_s=-waits_s[1])
-    return [
-        WhatIf(
-            efficiency,
-            f"Preparing batches ahead of time should give {pair.told(efficiency)}: {time_text(waits_s[0])} of each "
-            f"step waits for data.",
-        )
-    ]
+    sentence = (
+        f"Preparing batches ahead of time should give {pair.told(efficiency)}: {time_text(waits_s[0])} of each "
+        f"step waits for data."
+    )
+    return [Suggestion(efficiency, sentence)]

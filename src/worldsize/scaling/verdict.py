@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from worldsize.records import Measured
+from worldsize.scaling import lost_time, time_to_loss
+from worldsize.scaling.batch_noise import batch_advice
 from worldsize.scaling.evidence import CAUSES, about_measuring, evidence, warnings
-from worldsize.scaling.suggestions import WORTH, Pair, suggestions
+from worldsize.scaling.fit_records import LawFits
+from worldsize.scaling.outlook import outlook
+from worldsize.scaling.pair import EXPOSED, Pair
+from worldsize.scaling.questions import Answers, Runs
+from worldsize.scaling.suggestions import WORTH, Suggestion, assumptions, suggestions, too_uncertain
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
-from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult, Verdict
 
@@ -21,11 +26,22 @@ PHASE_NAMES = {
     "optimizer_s": "Optimizer",
     "other_s": "Other",
 }
-Runs = Mapping[str, Sequence[Run]]
+LOSSY = 0.8
+"""Below this efficiency the headline says what the time is lost to, and what would bring it back."""
+NUM_CLAUSES = 2
 
 
-def verdict(cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> Verdict:
-    """Return the verdict on a study's cells; `runs` holds each cell's finished runs by the cell's name."""
+def verdict(
+    cells: Sequence[CellResult],
+    runs: Runs,
+    scaling: Scaling,
+    fits: LawFits | None = None,
+    answers: Answers | None = None,
+) -> Verdict:
+    """Return the verdict on a study's cells; `runs` holds each cell's finished runs by the cell's name.
+
+    `answers` are those asked about the subject (`subject_of`).
+    """
     measured = [cell for cell in cells if cell.step_time_s]
     compared = [cell for cell in measured if not cell.is_baseline]
     passed = [cell for cell in compared if cell.efficiency]
@@ -35,15 +51,35 @@ def verdict(cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> Verdic
         return _plain(measured, cells, runs)
     if not passed:
         return _not_comparable(compared, cells)
-    subject = _subject(passed)
-    pair = Pair(subject, next(cell for cell in cells if cell.name == subject.baseline), scaling)
+    pair = subject_of(cells, scaling)
+    assert pair is not None
+    ideas = suggestions(pair, cells, runs, answers)
     nothing = [f"No change that these measurements can judge would give more than {percent(WORTH)}."]
+    advice = [*(idea.sentence for idea in ideas), *too_uncertain(answers), *batch_advice(pair.cell)]
     return Verdict(
-        headline=_headline(pair, passed),
-        why=[*lost_time(pair), *_causes(subject), *_refused(compared), *_failed(cells)],
-        next=[*_make_certain(pair), *(suggestions(pair, cells, runs[subject.name]) or nothing)],
-        evidence=evidence(pair, runs[subject.name], runs[pair.baseline.name]),
+        headline=_headline(pair, passed, ideas),
+        why=[*_lost(pair), *_causes(pair.cell), *_refused(compared), *_failed(cells)],
+        next=[*_make_certain(pair), *(advice or nothing), *outlook(pair, fits)],
+        evidence=[
+            *evidence(pair, runs[pair.cell.name], runs[pair.baseline.name]),
+            *time_to_loss.sentences(pair),
+            *([fits.evidence[:1].upper() + fits.evidence[1:]] if fits and fits.best else []),
+            *assumptions(ideas),
+        ],
     )
+
+
+def subject_of(cells: Sequence[CellResult], scaling: Scaling) -> Pair | None:
+    """Return the cell that the verdict is about and its baseline: most devices, then sound, then the best."""
+    passed = [cell for cell in cells if cell.step_time_s and cell.efficiency and not cell.is_baseline]
+    if not passed:
+        return None
+    subject = max(passed, key=lambda cell: (cell.world_size, not cell.overridden, _middle(cell.efficiency)))
+    return Pair(subject, next(cell for cell in cells if cell.name == subject.baseline), scaling)
+
+
+def _lost(pair: Pair) -> list[str]:
+    return lost_time.sentences(pair, pair.cell.lost_time) if pair.cell.lost_time else []
 
 
 def _make_certain(pair: Pair) -> list[str]:
@@ -56,16 +92,35 @@ def _middle(measured: Measured | None) -> float:
     return measured.median if measured else 0.0
 
 
-def _subject(passed: Sequence[CellResult]) -> CellResult:
-    """Return the cell the verdict is about: most devices, then sound before overridden, then the best."""
-    return max(passed, key=lambda cell: (cell.world_size, not cell.overridden, _middle(cell.efficiency)))
-
-
-def _headline(pair: Pair, passed: Sequence[CellResult]) -> str:
-    sentence = _weak_headline(pair) if pair.scaling == "weak" else _strong_headline(pair, passed)
+def _headline(pair: Pair, passed: Sequence[CellResult], ideas: Sequence[Suggestion]) -> str:
+    figures = _weak_figures(pair) if pair.scaling == "weak" else _strong_figures(pair, passed)
+    sentence = f"{figures}{_because(pair)}{_already(pair, passed)}{_instead(pair, ideas)}."
     if pair.cell.overridden:
         return f"Overridden, not the same work: {sentence}"
     return sentence
+
+
+def _because(pair: Pair) -> str:
+    """Return the clause that names the largest part of the lost time; empty where little is lost."""
+    lost = pair.cell.lost_time
+    if lost is None or pair.efficiency() >= LOSSY:
+        return ""
+    part, seconds = max(lost_time.joined(lost).items(), key=lambda item: item[1])
+    share = percent(seconds / pair.step_s)
+    if part == EXPOSED:
+        return f", because exposed communication is {share} of the step"
+    return f", because {lost_time.PART_NAMES[part].lower()} beyond the baseline's share is {share} of the step"
+
+
+def _instead(pair: Pair, ideas: Sequence[Suggestion]) -> str:
+    """Return the best change of each kind as a clause, where much is lost and the work is the same."""
+    best: dict[str, str] = {}
+    for idea in ideas:
+        if idea.clause:
+            best.setdefault(idea.kind, idea.clause)
+    if pair.cell.lost_time is None or pair.efficiency() >= LOSSY or not best:
+        return ""
+    return "; " + "; or ".join(list(best.values())[:NUM_CLAUSES])
 
 
 def _where(cell: CellResult, others: Sequence[CellResult]) -> str:
@@ -75,7 +130,7 @@ def _where(cell: CellResult, others: Sequence[CellResult]) -> str:
     return f" at {' and '.join(parts)}" if parts else ""
 
 
-def _strong_headline(pair: Pair, passed: Sequence[CellResult]) -> str:
+def _strong_figures(pair: Pair, passed: Sequence[CellResult]) -> str:
     speedup, efficiency = pair.cell.speedup, pair.cell.efficiency
     assert speedup is not None
     assert efficiency is not None
@@ -85,79 +140,30 @@ def _strong_headline(pair: Pair, passed: Sequence[CellResult]) -> str:
     tail = "" if pair.cell.overridden else ", for the same work"
     figures = f"{speedup.median:.2f}x as fast as {base}{where} ({ratio_interval(speedup)})"
     if speedup.low <= 1 <= speedup.high:
-        return f"{who} show no gain over {base} beyond the noise: {figures}{tail}."
+        return f"{who} show no gain over {base} beyond the noise: {figures}{tail}"
     if speedup.high < 1:
-        return f"{who} are slower than {base}: {figures}, {percent(efficiency.median)} efficiency{tail}."
+        return f"{who} are slower than {base}: {figures}, {percent(efficiency.median)} efficiency{tail}"
+    return f"{who} are {figures}, {percent(efficiency.median)} efficiency{tail}"
+
+
+def _already(pair: Pair, passed: Sequence[CellResult]) -> str:
+    """Return the clause that names fewer devices that do as well; empty where there are none."""
+    ours = pair.cell.speedup
     fewer = [cell for cell in passed if cell.world_size < pair.cell.world_size and cell.baseline == pair.baseline.name]
     best = max(fewer, key=lambda cell: _middle(cell.speedup), default=None)
-    already = ""
-    if best and best.speedup and best.speedup.median >= speedup.median:
-        already = f"; {devices(best.world_size)} already give {best.speedup.median:.2f}x"
-    return f"{who} are {figures}, {percent(efficiency.median)} efficiency{tail}{already}."
+    if ours is None or best is None or best.speedup is None or best.speedup.median < max(ours.median, 1.0):
+        return ""
+    return f"; {devices(best.world_size)} already give {best.speedup.median:.2f}x"
 
 
-def _weak_headline(pair: Pair) -> str:
+def _weak_figures(pair: Pair) -> str:
     efficiency = pair.cell.efficiency
     assert efficiency is not None
     return (
         f"{devices(pair.cell.world_size)}, each with as much work as before, keep {percent(efficiency.median)} "
         f"(95 % interval {efficiency.low * 100:.0f}-{efficiency.high * 100:.0f} %) of the rate per device "
-        f"of {pair.baseline.world_size}."
+        f"of {pair.baseline.world_size}"
     )
-
-
-def excess_s(pair: Pair) -> dict[str, float]:
-    """Return by phase the seconds a step takes beyond the ideal; they sum to step time minus ideal step time."""
-    names = {**pair.cell.phases_s, **pair.baseline.phases_s}
-    cell, baseline = pair.cell.phases_s, pair.baseline.phases_s
-    return {name: cell.get(name, 0.0) - baseline.get(name, 0.0) / pair.divisor for name in names}
-
-
-def lost_time(pair: Pair) -> list[str]:
-    """Return sentences that split the time lost against the ideal by phases, largest first."""
-    excess = excess_s(pair)
-    lost_s = sum(excess.values())
-    actual_s, baseline_s = (sum(each.phases_s.values()) for each in (pair.cell, pair.baseline))
-    ideal = f"{time_text(baseline_s / pair.divisor)}"
-    if pair.divisor != 1:
-        ideal += f" ({time_text(baseline_s)} / {pair.divisor:g})"
-    if lost_s <= 0:
-        return [f"A step takes {time_text(actual_s)}, no longer than the ideal {ideal}: no time is lost."]
-    gross_s = sum(seconds for seconds in excess.values() if seconds > 0)
-    won_s = gross_s - lost_s
-    won = (
-        f": {time_text(gross_s)} in some phases, less {time_text(won_s)} won in others"
-        if won_s > WORTH * lost_s
-        else ":"
-    )
-    lines = [f"Ideally a step would take {ideal}; it takes {time_text(actual_s)}, so {time_text(lost_s)} are lost{won}"]
-    for name, seconds in sorted(excess.items(), key=lambda item: -item[1]):
-        if seconds >= WORTH * gross_s:
-            share = f"{time_text(seconds)}, {percent(seconds / gross_s)} of the loss"
-            lines.append(f"{PHASE_NAMES.get(name, name)}: {share}. {_because(pair, name)}")
-        elif seconds <= -WORTH * gross_s:
-            lines.append(f"{PHASE_NAMES.get(name, name)}: {time_text(-seconds)} won. {_compared(pair, name)}")
-    return lines
-
-
-def _because(pair: Pair, name: str) -> str:
-    now, before = (time_text(each.phases_s.get(name, 0.0)) for each in (pair.cell, pair.baseline))
-    if name == "exposed_communication_s":
-        return "The exchange, and waiting for other ranks, that no compute hides."
-    if name == "optimizer_s" and pair.divisor > 1:
-        return f"Every device updates all weights: {now} a step, {before} on the baseline; it is not divided."
-    if name == "compute_s":
-        return (
-            f"{_compared(pair, name)} A smaller share runs less efficiently, or devices share memory bandwidth, cache "
-            f"or clock."
-        )
-    return _compared(pair, name)
-
-
-def _compared(pair: Pair, name: str) -> str:
-    now = time_text(pair.cell.phases_s.get(name, 0.0))
-    share = time_text(pair.baseline.phases_s.get(name, 0.0) / pair.divisor)
-    return f"{now} a step, where the baseline's share would be {share}."
 
 
 def _causes(cell: CellResult) -> list[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import Field
@@ -24,7 +24,7 @@ from pydantic import Field
 from worldsize.errors import UserError
 from worldsize.records import PHASES, Record
 from worldsize.scaling.interval import Interval
-from worldsize.scaling.laws import Floats
+from worldsize.scaling.laws import Floats, Scaling
 from worldsize.scaling.phases_fit import Exposed, Local, Place, fit_exposed, fit_local, run_margin
 
 EXPOSED = "exposed_communication_s"
@@ -89,7 +89,11 @@ class WhatIf(Record):
     link_factor: float
     step_time_s: Interval | None = Field(description="None: see absent_because")
     samples_per_s: Interval | None = None
-    speedup: Interval | None = Field(None, description="over the smallest number of devices at the same global batch")
+    speedup: Interval | None = Field(
+        None,
+        description="over the smallest number of devices at the same global batch; weak scaling: of the rate, at the "
+        "same per-device batch (scaled speedup)",
+    )
     exposed_communication_s: Interval | None = Field(None, description="of the step, without the scatter of a run")
     absent_because: str | None = None
     assumptions: list[str] = Field(description="sentences; what the study could not tell is named")
@@ -105,6 +109,7 @@ class StudyModel:
     exposed: Exposed | None
     run_margin: float  # t × relative scatter of one run's step time
     num_slots: int | None = None
+    scaling: Scaling = "strong"
 
     @property
     def baseline_devices(self) -> int:
@@ -129,9 +134,8 @@ class StudyModel:
         if reason:
             return WhatIf(**asked, step_time_s=None, absent_because=reason, assumptions=[])
         place = self.place(scenario)
-        base = self.place(Scenario(self.baseline_devices, scenario.global_batch, scenario.num_micro))
         times = self._step_arms(place)
-        speedups = [above / below for above, below in zip(self._step_arms(base), times, strict=True)]
+        speedups = self._speedup_arms(scenario, times)
         step_time_s = _combined(times, self.run_margin)
         exposed = self._exposed_s(place)
         return WhatIf(
@@ -154,6 +158,13 @@ class StudyModel:
         """Return step times for every allowed local part at the best exchange, and the other way round; bests last."""
         local, exposed = self.local.seconds(place), self._exposed_s(place)
         return [local + exposed[-1], local[-1] + exposed]
+
+    def _speedup_arms(self, scenario: Scenario, times: list[Floats]) -> list[Floats]:
+        """Return the baseline's step times over these; under weak scaling, rate over rate at one per-device batch."""
+        grown = scenario.devices / self.baseline_devices if self.scaling == "weak" else 1.0
+        base = self.place(Scenario(self.baseline_devices, scenario.global_batch, scenario.num_micro))
+        base = replace(base, per_device_batch=base.per_device_batch / grown)
+        return [grown * above / below for above, below in zip(self._step_arms(base), times, strict=True)]
 
     def _absent(self, scenario: Scenario) -> str | None:
         if scenario.devices > 1 and not any(cell.devices > 1 for cell in self.cells):
@@ -186,7 +197,7 @@ class StudyModel:
         return said
 
 
-def fit_study(cells: Sequence[CellPhases], num_slots: int | None = None) -> StudyModel:
+def fit_study(cells: Sequence[CellPhases], num_slots: int | None = None, scaling: Scaling = "strong") -> StudyModel:
     """Fit the model to a study's cells, all of one model and one set of settings.
 
     Raises UserError when there are not enough runs for even the simplest form (work per sample and a fixed cost).
@@ -199,7 +210,8 @@ def fit_study(cells: Sequence[CellPhases], num_slots: int | None = None) -> Stud
         [cell.step_s() for cell in spread],
         [float(local.work_s(cell.place)[-1]) for cell in spread],
     )
-    return StudyModel(cells, local, exposed, run_margin([cell.step_s() for cell in cells], local.noise), num_slots)
+    scatter = run_margin([cell.step_s() for cell in cells], local.noise)
+    return StudyModel(cells, local, exposed, scatter, num_slots, scaling)
 
 
 def usual_questions(model: StudyModel, devices: int, global_batch: int, num_micro: int = 1) -> list[WhatIf]:

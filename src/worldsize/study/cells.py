@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsize.errors import UserError
-from worldsize.run_folder import flatten, is_finished
+from worldsize.run_folder import is_finished
 from worldsize.study.files import Run, read_failure, read_run
 from worldsize.study.grid import Scaling, cell_name, cells_of, run_folder
 from worldsize.study.records import RunFailure, StudyPlan
@@ -50,7 +50,7 @@ def of_study(folder: Path, plan: StudyPlan) -> list[MeasuredCell]:
     """Read the plan's runs: those that finished, and why others did not."""
     cells = []
     for planned in cells_of(plan):
-        folders = {repeat: run_folder(planned.name, repeat) for repeat in range(1, plan.repeats + 1)}
+        folders = {repeat: run_folder(planned.name, repeat) for repeat in range(1, plan.num_rounds + 1)}
         runs = {repeat: read_run(folder / path) for repeat, path in folders.items() if is_finished(folder / path)}
         for run in runs.values():
             _expect(run, planned.world_size, planned.global_batch)
@@ -100,7 +100,7 @@ def of_runs(runs: Sequence[Run], scaling: Scaling | None = None) -> tuple[list[M
 
 def _work_keys(run: Run) -> dict[str, Any]:
     """Flatten what the user chose; values derived from others (micro batch, strategy 'auto') follow the layout."""
-    keys = flatten(run.config.model_dump())
+    keys = run.settings
     derived = {key for key, origin in run.record.origins.items() if origin.source == "derived"}
     derived |= {"train.global_batch", "parallel.dp"}
     return {key: value for key, value in keys.items() if key not in derived and not key.startswith(NOT_WORK)}

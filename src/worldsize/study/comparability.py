@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from worldsize.records import Problem
-from worldsize.run_folder import flatten
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
 
@@ -68,7 +67,7 @@ def _config_differs(*keys: str) -> Find:
     """Make a check that the given keys (or, ending in a dot, whole sections) of both resolved configs are equal."""
 
     def find(run: Run, reference: Run, _: Scaling) -> str | None:
-        ours, theirs = (flatten(each.config.model_dump()) for each in (run, reference))
+        ours, theirs = run.settings, reference.settings
         differing = [key for key in ours if key.startswith(keys) and ours[key] != theirs[key]]
         sentences = [f"{key} is {ours[key]}, the baseline's is {theirs[key]}" for key in differing]
         return "; ".join(sentences) or None

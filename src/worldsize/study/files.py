@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +14,14 @@ from pydantic import BaseModel, ValidationError
 from worldsize.config.schema import Config
 from worldsize.errors import UserError
 from worldsize.records import SCHEMA_VERSION, Measured, RunRecord, RunResult, StepRow
-from worldsize.run_folder import is_finished
+from worldsize.run_folder import flatten, is_finished
 from worldsize.study.records import RunFailure, StudyPlan
 
 AnyRecord = TypeVar("AnyRecord", bound=BaseModel)
 
 SHORTEST_S, LONGEST_S = 1e-9, 1e9
 """A step time outside of these is no step time but a broken file."""
+LARGEST_NORM = 1e30
 ROUNDING = 0.01
 """How far below zero a phase may fall, as a share of the step: the rest of a subtraction of means."""
 
@@ -32,10 +34,20 @@ class Run:
     record: RunRecord
     result: RunResult
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The resolved config."""
         return Config.model_validate(self.record.config)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved config as dotted key → value."""
+        return flatten(self.config.model_dump())
+
+    @cached_property
+    def steps(self) -> dict[int, list[StepRow]]:
+        """The step rows, rank → rows. Raises UserError that names the file, line and field at fault."""
+        return read_steps(self.folder)
 
     @property
     def step_times_s(self) -> list[float]:
@@ -74,6 +86,8 @@ def _contradictions(record: RunRecord, result: RunResult) -> Iterable[str]:
         yield f"peak_memory_bytes has {len(result.peak_memory_bytes)} entries for {num_ranks} ranks"
     if len(result.losses) != result.num_steps:
         yield f"losses has {len(result.losses)} entries for {result.num_steps} steps"
+    yield from _bad_norms("grad_norms", result.grad_norms, result.num_steps)
+    yield from _bad_norms("local_grad_norms", result.local_grad_norms, result.num_steps)
     yield from _bad_times("step_time_s", result.step_time_s)
     yield from (f"ranks[{r.rank}].step_time_s is {r.step_time_s}" for r in result.ranks if not _is_time(r.step_time_s))
     every = [("phases_s", result.phases_s), *((f"ranks[{r.rank}].phases_s", r.phases_s) for r in result.ranks)]
@@ -82,6 +96,12 @@ def _contradictions(record: RunRecord, result: RunResult) -> Iterable[str]:
         yield from (f"{name}.{phase} is {s}" for phase, s in phases.items() if not least_s <= s <= LONGEST_S)
     yield from (f"checksums of step {c.step} has {len(c.by_rank)} entries for {num_ranks} ranks"
                 for c in result.checksums if len(c.by_rank) != num_ranks)  # fmt: skip
+
+
+def _bad_norms(name: str, norms: list[float | None], num_steps: int) -> Iterable[str]:
+    if len(norms) not in (0, num_steps):
+        yield f"{name} has {len(norms)} entries for {num_steps} steps"
+    yield from (f"{name} holds {norm}" for norm in norms if norm is not None and not 0 <= norm <= LARGEST_NORM)
 
 
 def _bad_times(name: str, measured: Measured) -> Iterable[str]:
@@ -126,8 +146,8 @@ def read_plan(folder: Path) -> StudyPlan:
     counts = [plan.repeats, *plan.world_sizes, *plan.global_batches]
     if not (plan.world_sizes and plan.global_batches and all(1 <= count < 2**31 for count in counts)):
         raise UserError(f"{path}: repeats, world_sizes and global_batches must be positive and none of them empty")
-    if not all(plan.vary.values()) or plan.repeats > 10_000:
-        raise UserError(f"{path}: vary has a key without values, or repeats is beyond 10000")
+    if not all(plan.vary.values()) or plan.num_rounds > 10_000:
+        raise UserError(f"{path}: vary has a key without values, or there are more than 10000 repeats")
     return plan
 
 

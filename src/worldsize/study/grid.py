@@ -103,6 +103,14 @@ def _value(text: str) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else text
 
 
+def parse_share(text: str, option: str) -> float:
+    """Parse '3%' into 0.03. Raises UserError naming `option`; a number without its sign would be ambiguous."""
+    found = re.fullmatch(r"\s*([0-9]{1,2}(?:\.[0-9]{1,6})?)\s*%\s*", text)
+    if not found or float(found[1]) <= 0:
+        raise UserError(f"{option} {text!r}: type a percentage above 0 and below 100, with its sign: {option} 3%.")
+    return float(found[1]) / 100
+
+
 def as_text(value: Any) -> str:
     """Write a config value as an override spells it."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -163,11 +171,13 @@ def order_of(cells: Sequence[Cell], repeats: int) -> list[Planned]:
 
     So a machine that grows slower, or a neighbour that comes and goes, hits every cell alike.
     """
-    order: list[Planned] = []
-    for repeat in range(1, repeats + 1):
-        start = (repeat - 1) % len(cells)
-        order += [Planned(cell, repeat) for cell in [*cells[start:], *cells[:start]]]
-    return order
+    return [Planned(cell, repeat) for repeat in range(1, repeats + 1) for cell in rotated(cells, repeat)]
+
+
+def rotated(cells: Sequence[Cell], repeat: int) -> list[Cell]:
+    """Return the cells in the order of round `repeat`."""
+    start = (repeat - 1) % len(cells)
+    return [*cells[start:], *cells[:start]]
 
 
 def load_cells(

@@ -15,9 +15,11 @@ from rich.text import Text
 
 from worldsize.scaling.wording import long_time_text
 from worldsize.study.grid import Planned
+from worldsize.study.until import percent_text
 
 if TYPE_CHECKING:
     from worldsize.launch.progress import Progress
+    from worldsize.study.records import StudyPlan
     from worldsize.study.runner import RunTiming
 
 
@@ -54,6 +56,21 @@ class Display:
                 yield
             finally:
                 self._live = None
+
+    def added(self, order: Sequence[Planned], todo: Sequence[Planned], plan: StudyPlan) -> None:
+        """Another round begins because intervals are wider than was asked."""
+        assert plan.until is not None
+        self._order += order
+        self._todo += todo
+        waiting = {planned.folder for planned in todo}
+        self.states |= {each.folder: "waiting" if each.folder in waiting else "finished" for each in order}
+        names = ", ".join(each.cell.name for each in order if each.cell.name != each.cell.baseline)
+        subject = names or ", ".join(each.cell.name for each in order)
+        if todo:
+            self._say(
+                f"The interval of {subject} is wider than {percent_text(plan.until)}: round {order[0].repeat} of at "
+                f"most {plan.num_rounds}."
+            )
 
     def started(self, planned: Planned) -> None:
         """A run begins."""

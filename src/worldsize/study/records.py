@@ -24,7 +24,22 @@ class StudyPlan(Record):
         description="at the smallest world size; under weak scaling it grows with the world size"
     )
     vary: dict[str, list[Any]] = Field(description="config key → values")
+    until: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="further rounds run until every speedup's interval is at most this share of its median wide",
+    )
+    max_repeats: int = Field(10, description="with `until`: rounds at most")
+    target_loss: float | None = Field(
+        None, description="for the time to a loss; None = the smallest that all cells reach"
+    )
     config: dict[str, Any] = Field(description="the base config")
+
+    @property
+    def num_rounds(self) -> int:
+        """How many repeats a cell may have."""
+        return max(self.repeats, self.max_repeats) if self.until else self.repeats
 
 
 class RunFailure(Record):
@@ -71,6 +86,7 @@ class CellResult(Record):
     losses: list[float] = Field(default_factory=list, description="of the first finished repeat")
     lost_time: LostTime | None = Field(None, description="None for a baseline and where the work is not the same")
     time_to_loss: TimeToLoss | None = Field(None, description="None where the target is not reached")
+    equal_tokens: EqualTokens | None = Field(None, description="None where the work is not the same")
     noise_scale: NoiseScale | None = Field(None, description="None where ranks hold no gradient of their own")
     problems: list[Problem] = Field(default_factory=list)
 
@@ -83,7 +99,7 @@ class LostTime(Record):
     )
     lost_s: float = Field(description="step time - ideal_s")
     parts_s: dict[str, float] = Field(
-        description="exposed_communication_s, of it waiting_s (for the slowest rank) and transfer_s where they can be told apart, compute_excess_s, optimizer_s, data_s, bubble_s, other_s"
+        description="waiting_s (for the slowest rank) and transfer_s, or exposed_communication_s where the two cannot be told apart; compute_excess_s, optimizer_s, data_s, bubble_s, other_s"
     )
 
 
@@ -94,6 +110,13 @@ class TimeToLoss(Record):
     steps: int
     tokens: int
     seconds: Measured
+
+
+class EqualTokens(Record):
+    """The loss, smoothed, after as many tokens as the study's shortest cell trained on."""
+
+    tokens: int
+    loss: float
 
 
 class Verdict(Record):

@@ -10,15 +10,25 @@ from typing import Any
 from worldsize.errors import UserError
 from worldsize.measure.statistics import measured
 from worldsize.records import PHASES, ExposedCommunication, Measured, Problem
+from worldsize.scaling.batch_noise import noise_scale_of
+from worldsize.scaling.lost_time import lost_time
+from worldsize.scaling.outlook import fits_of
+from worldsize.scaling.pair import Pair, is_sound
+from worldsize.scaling.questions import Runs, ask
 from worldsize.scaling.rules import RULES, SPEEDUP_RULES, Context
 from worldsize.scaling.speedup import inverse, ratio, scaled, step_time
-from worldsize.scaling.verdict import verdict
+from worldsize.scaling.time_to_loss import add_times_to_loss
+from worldsize.scaling.verdict import subject_of, verdict
 from worldsize.study.cells import MeasuredCell, baselines, of_runs, of_study, paired_rounds
 from worldsize.study.files import Run, read_plan, read_run, read_steps
 from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult, StudyPlan, StudyResult
+from worldsize.study.until import unreached
 
 __all__ = ["Run", "analyse", "from_runs", "read_run", "read_steps"]
+
+LEAST_BOOKED = 0.1
+"""Phases that sum to less than this share of the step say nothing about it (rule books-do-not-close)."""
 
 
 def analyse(folder: Path, override: bool = False) -> StudyResult:
@@ -31,7 +41,10 @@ def analyse(folder: Path, override: bool = False) -> StudyResult:
         raise UserError(f"{folder} is no study folder: it has no study.json. Give the folder that --out named.")
     plan = read_plan(folder)
     cells = of_study(folder, plan)
-    return _result(cells, plan.scaling, override, folder.resolve().name, folder, _unfinished(cells, plan), plan.command)
+    title, problems = folder.resolve().name, _unfinished(cells, plan)
+    result = _result(cells, plan.scaling, override, title, folder, problems, plan.command, plan.target_loss)
+    result.problems += unreached(plan, result.cells, {cell.name: max(cell.rounds, default=0) for cell in cells})
+    return result
 
 
 def from_runs(
@@ -51,8 +64,9 @@ def from_runs(
 
 
 def _unfinished(cells: Sequence[MeasuredCell], plan: StudyPlan) -> list[Problem]:
+    """Return the problem of a study whose planned runs are not all there; rounds that --until may add do not count."""
     num_planned = len(cells) * plan.repeats
-    num_finished = sum(len(cell.runs) for cell in cells)
+    num_finished = sum(sum(number <= plan.repeats for number in cell.rounds) for cell in cells)
     num_failed = sum(len(cell.failures) for cell in cells)
     if num_finished == num_planned:
         return []
@@ -70,27 +84,51 @@ def _result(
     folder: Path | None,
     problems: list[Problem],
     command: list[str],
+    target_loss: float | None = None,
 ) -> StudyResult:
-    base_of = baselines(cells)
-    judged: dict[str, CellResult] = {}
-    for cell in sorted(cells, key=lambda cell: not cell.is_baseline):  # a baseline's own faults come first
-        base = base_of[cell.name]
-        known = judged[base.name].problems if base.name in judged else []
-        judged[cell.name] = _cell(cell, base, known, scaling, override, folder)
-    results = [judged[cell.name] for cell in cells]
+    results = judged(cells, scaling, override, folder)
     runs = {cell.name: cell.runs for cell in cells}
+    _explain(results, runs, scaling)
+    add_times_to_loss(results, runs, target_loss)
+    fits = fits_of(results, runs, scaling)
+    subject = subject_of(results, scaling)
+    answers = ask(subject, results, runs) if subject and is_sound(subject.cell) else None
     by_devices = sorted((cell for cell in cells if cell.runs), key=lambda cell: cell.world_size)
     first = by_devices[0].runs[0] if by_devices else None
     return StudyResult(
         title=title,
         scaling=scaling,
         cells=results,
-        verdict=verdict(results, runs, scaling),
+        verdict=verdict(results, runs, scaling, fits, answers),
         problems=problems,
+        fits=fits,
+        what_ifs=answers.what_ifs if answers else [],
         environment=by_devices[-1].runs[0].record.environment if by_devices else None,
         config=first.record.config if first else {},
         command=command or (first.record.command if first else []),
     )
+
+
+def judged(cells: Sequence[MeasuredCell], scaling: Scaling, override: bool, folder: Path | None) -> list[CellResult]:
+    """Return the cells with their measurements, problems and, where the gate lets them pass, speedups."""
+    base_of = baselines(cells)
+    done: dict[str, CellResult] = {}
+    for cell in sorted(cells, key=lambda cell: not cell.is_baseline):  # a baseline's own faults come first
+        base = base_of[cell.name]
+        known = done[base.name].problems if base.name in done else []
+        done[cell.name] = _cell(cell, base, known, scaling, override, folder)
+    return [done[cell.name] for cell in cells]
+
+
+def _explain(results: Sequence[CellResult], runs: Runs, scaling: Scaling) -> None:
+    """Fill in what each cell's own measurements explain: where its time went and how noisy its gradient is."""
+    by_name = {cell.name: cell for cell in results}
+    for cell in results:
+        if cell.baseline and is_sound(cell):
+            pair = Pair(cell, by_name[cell.baseline], scaling)
+            cell.lost_time = lost_time(pair, runs[cell.name], runs[cell.baseline])
+        if runs[cell.name]:
+            cell.noise_scale = noise_scale_of(runs[cell.name])
 
 
 def _cell(
@@ -160,7 +198,8 @@ def _phases(runs: Sequence[Run], step_s: float) -> dict[str, float]:
     shares: list[Mapping[str, float]] = []
     for run in runs:
         total = sum(run.result.phases_s.values())
-        shares.append({name: s / total for name, s in run.result.phases_s.items()} if total > 0 else {"other_s": 1.0})
+        known = total > LEAST_BOOKED * run.result.step_time_s.median
+        shares.append({name: s / total for name, s in run.result.phases_s.items()} if known else {"other_s": 1.0})
     names = [*PHASES, *sorted(set().union(*shares) - set(PHASES))]
     return {name: step_s * mean(share.get(name, 0.0) for share in shares) for name in names}
 

@@ -18,6 +18,7 @@ from worldsize.study.files import read_plan, read_record
 from worldsize.study.grid import Cell, Planned, order_of
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
 from worldsize.study.results import analyse
+from worldsize.study.until import next_round, percent_text
 
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded
@@ -75,16 +76,26 @@ def _run_locked(
     with locked(out, "study"):
         order = order_of(cells, plan.repeats)
         refuse_other_study(out, plan)
-        todo = [
-            planned
-            for planned in order
-            if not _finished_alike(out / planned.folder, loaded[planned.cell.name], planned)
-        ]
+        todo = _unfinished(order, loaded, out)
         write_record(out / "study.json", plan)
         with display.showing(order, todo):
             for planned in todo:
                 _run_one(planned, loaded[planned.cell.name], out, launch, plan.command, display)
+            for repeat in range(plan.repeats + 1, plan.num_rounds + 1):
+                more = next_round(out, plan, cells, repeat)
+                if not more:
+                    break
+                todo = _unfinished(more, loaded, out)
+                display.added(more, todo, plan)
+                for planned in todo:
+                    _run_one(planned, loaded[planned.cell.name], out, launch, plan.command, display)
         return conclude(out, override=override)
+
+
+def _unfinished(order: Sequence[Planned], loaded: Mapping[str, Loaded], out: Path) -> list[Planned]:
+    return [
+        planned for planned in order if not _finished_alike(out / planned.folder, loaded[planned.cell.name], planned)
+    ]
 
 
 def conclude(out: Path, *, override: bool = False) -> StudyResult:
@@ -119,6 +130,7 @@ def refuse_other_study(out: Path, plan: StudyPlan) -> None:
         *([f"no --vary {key}" for key in plan.vary.keys() - old.vary.keys()]),
         *(gap for key, values in old.vary.items() for gap in _missing(f"--vary {key}", plan.vary.get(key, []), values)),
         *([f"--repeats {old.repeats}"] if plan.repeats < old.repeats else []),
+        *([_rounds_option(old)] if plan.num_rounds < old.num_rounds else []),
         *([f"--nproc from {min(old.world_sizes)}"] if plan.scaling == "weak" and smaller else []),
     ]  # fmt: skip
     if gone:
@@ -126,6 +138,14 @@ def refuse_other_study(out: Path, plan: StudyPlan) -> None:
             f"{out} holds a study that this one would not contain: it also has {', '.join(gone)}. "
             f"Add that to go on with it, or choose another --out."
         )
+
+
+def _rounds_option(old: StudyPlan) -> str:
+    return (
+        f"--until {percent_text(old.until)} --max-repeats {old.max_repeats}"
+        if old.until
+        else f"--repeats {old.repeats}"
+    )
 
 
 def _missing(option: str, new: Sequence[Any], old: Sequence[Any]) -> list[str]:
@@ -222,6 +242,9 @@ def base_plan(
     scaling: Literal["strong", "weak"],
     repeats: int,
     command: Sequence[str],
+    until: float | None = None,
+    max_repeats: int = 10,
+    target_loss: float | None = None,
 ) -> StudyPlan:
     """Return the plan; without `global_batches` the config's own is the only one."""
     return StudyPlan(
@@ -231,5 +254,8 @@ def base_plan(
         world_sizes=sorted(world_sizes),
         global_batches=sorted(global_batches or [config.train.global_batch]),
         vary={key: list(values) for key, values in vary.items()},
+        until=until,
+        max_repeats=max_repeats,
+        target_loss=target_loss,
         config=config.model_dump(mode="json"),
     )

@@ -31,13 +31,13 @@ def per_rank(result: StudyResult, ranks: RanksByCell) -> Figure:
         frame.row_label(axes, row, name, count(len(ranks[cell.name]), "repeat"))
         offsets = frame.spread(cell.world_size, 0.22)
         for repeat, summaries in enumerate(ranks[cell.name], start=1):
-            for offset, rank in zip(offsets, summaries, strict=False):
-                values_s = (rank.step_time_s, rank.phases_s.get("compute_s", float("nan")))
-                for (kind, colour, marker), value_s in zip(kinds, values_s, strict=True):
-                    (dot,) = axes.plot(value_s * unit.factor, row + 0.08 + offset, linestyle="none", marker=marker)
-                    dot.set(color=colour, markersize=3.4, alpha=0.7, markeredgewidth=0)
-                    text = f"{show(value_s * unit.factor, decimals(value_s * unit.factor, 4))} {unit.name}"
-                    svg.tip(dot, f"{name}, rank {rank.rank}, repeat {repeat}: {kind} {text}")
+            for kind, colour, marker in kinds:
+                values = [_seconds(rank, kind) * unit.factor for rank in summaries]
+                heights = [row + 0.08 + offset for offset in offsets[: len(values)]]
+                (dots,) = axes.plot(values, heights, linestyle="none", marker=marker, color=colour)
+                dots.set(markersize=3.4, alpha=0.7, markeredgewidth=0)
+                listed = ", ".join(show(value, decimals(value, 4)) for value in values)
+                svg.tip(dots, f"{name}, repeat {repeat}: {kind} {listed} {unit.name} on ranks 0 to {len(values) - 1}")
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=4, linestyle="none", label=kind)
         for kind, colour, marker in kinds
@@ -45,3 +45,7 @@ def per_rank(result: StudyResult, ranks: RanksByCell) -> Figure:
     frame.legend(axes, handles, 2)
     axes.set_xlabel(f"median over the timed steps ({unit.name})")
     return frame.figure_of(axes)
+
+
+def _seconds(rank: RankSummary, kind: str) -> float:
+    return rank.step_time_s if kind == "step time" else rank.phases_s.get("compute_s", float("nan"))
