@@ -9,6 +9,7 @@ from typing import Any
 
 from worldsize.errors import UserError
 from worldsize.measure.statistics import measured
+from worldsize.measure.summary import disagreement
 from worldsize.records import PHASES, ExposedCommunication, Measured, Problem
 from worldsize.scaling.batch_noise import noise_scale_of
 from worldsize.scaling.lost_time import lost_time
@@ -222,11 +223,12 @@ def _exposed(runs: Sequence[Run]) -> ExposedCommunication | None:
     ways: dict[str, Any] = {
         way: over_repeats(way) for way in ("clock_s", "ablation_s", "trace_s", "contention_s", "copies_s")
     }
-    return ExposedCommunication(
+    pooled = ExposedCommunication(
         **ways,
         ablation_absent_because=next((e.ablation_absent_because for e in exposed if e.ablation_absent_because), None),
-        disagreement=next((e.disagreement for e in exposed if e.disagreement), None),
     )
+    pooled.disagreement = disagreement(pooled, median(run.result.step_time_s.median for run in runs))
+    return pooled
 
 
 def _add_speedup(result: CellResult, cell: MeasuredCell, base: MeasuredCell, scaling: Scaling) -> Measured:
