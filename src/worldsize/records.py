@@ -140,6 +140,7 @@ class ExposedCommunication(Record):
 
     clock_s: Measured = Field(description="from the phases of the timed steps")
     ablation_s: Measured | None = Field(None, description="steps with exchange minus steps without, interleaved")
+    ablation_absent_because: str | None = Field(None, description="why no step can run without the exchange")
     trace_s: Measured | None = Field(
         None, description="intervals of communication minus intervals of compute in traced steps"
     )

@@ -15,7 +15,7 @@ from worldsize.config.messages import all_keys
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.errors import UserError
 
-COUNTED = [key for key, value in leaves(Config()) if type(value) is int]
+COUNTED = [key for key, value in leaves(Config()) if type(value) is int and key != "parallel.zero_stage"]
 """Keys that take any whole number from 1 on."""
 
 
@@ -114,6 +114,7 @@ def test_resolve_fills_in_what_follows() -> None:
         "model.vocab_size": 320,
         "train.micro_batch": 8,
         "parallel.dp": 3,
+        "parallel.fsdp": 1,
         "parallel.strategy": "ddp",
     }
     values = dict(leaves(resolved.config))

@@ -52,10 +52,10 @@ def test_written_config_reads_back_to_the_config_before_resolving(
 
 def test_each_line_names_the_origin() -> None:
     text = to_yaml(resolve(load(None, ["train.steps=7"], preset="tiny"), 2, 257))
-    assert "  steps: 7                   # override\n" in text
-    assert "  d_model: 192               # preset tiny\n" in text
-    assert "  # dp: 2                    # derived\n" in text
-    assert "  schedule: cosine           # default\n" in text
+    assert "  steps: 7                        # override\n" in text
+    assert "  d_model: 192                    # preset tiny\n" in text
+    assert "  # dp: 2                         # derived\n" in text
+    assert "  schedule: cosine                # default\n" in text
     assert yaml.safe_load(text)["train"]["steps"] == 7
 
 

@@ -6,15 +6,24 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from worldsize.config.load import from_dict
 from worldsize.config.schema import Config
 from worldsize.data.batch import IGNORED_TARGET, Batch
+from worldsize.data.sampler import Sampler, digest
 from worldsize.measure.clock import clock_for
+from worldsize.measure.collectives import record
+from worldsize.measure.trace import collectives_of, trace
+from worldsize.models.cost import describe
 from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies
+from worldsize.parallel.strategy import Strategy
+from worldsize.records import CollectiveCount
+from worldsize.train.checksum import weights_checksum
+from worldsize.train.feed import Feed
 
 NUM_STEPS = 10
 LENGTH = 16
@@ -37,53 +46,102 @@ def config_of(**overrides: dict[str, Any]) -> Config:
     return from_dict(tree)
 
 
+class UnevenSamples:
+    """Random samples, each padded from its own length on; sample i is the same wherever it is built."""
+
+    num_samples = 64
+
+    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return one sample's (tokens, targets)."""
+        rng = np.random.default_rng(int(index))
+        tokens = rng.integers(0, VOCABULARY, LENGTH + 1)
+        targets = tokens[1:].copy()
+        targets[rng.integers(2, LENGTH + 1) :] = IGNORED_TARGET
+        return tokens[:-1], targets
+
+    def num_target_tokens(self, ids: np.ndarray) -> int:
+        return sum(int((self.sample(i)[1] != IGNORED_TARGET).sum()) for i in ids)
+
+    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+        tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*map(self.sample, ids), strict=True))
+        return Batch(tokens, targets, self.num_target_tokens(ids), global_target_tokens)
+
+
 def samples_of(step: int, global_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (tokens, targets) of a step: the same on every rank; each sample is padded from its own length on."""
-    rng = np.random.default_rng(step)
-    tokens = torch.from_numpy(rng.integers(0, VOCABULARY, (global_batch, LENGTH + 1)))
-    targets = tokens[:, 1:].clone()
-    for row, length in enumerate(rng.integers(2, LENGTH + 1, global_batch)):
-        targets[row, length:] = IGNORED_TARGET
-    return tokens[:, :-1], targets
+    """Return all ranks' (tokens, targets) of a step under seed 0."""
+    data = UnevenSamples()
+    batch = data.batch(Sampler(data.num_samples, 0).sample_ids(step, global_batch), 1)
+    return batch.tokens_BT, batch.targets_BT
 
 
-def micro_batches_of(step: int, config: Config, context: RankContext) -> list[Batch]:
-    """Return this rank's micro batches, all divided by the tokens of the whole step."""
-    tokens, targets = samples_of(step, config.train.global_batch)
-    total = int((targets != IGNORED_TARGET).sum())
-    batches = batches_for(config.train, context.layout)
-    first = context.data_rank * batches.per_device_batch
-    cuts = range(first, first + batches.per_device_batch, batches.micro_batch)
-    return [
-        Batch(t, y, int((y != IGNORED_TARGET).sum()), total).to(context.device)
-        for t, y in ((tokens[c : c + batches.micro_batch], targets[c : c + batches.micro_batch]) for c in cuts)
-    ]
+def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, observe: bool = False) -> dict[str, Any]:
+    """Run the config's steps; return all that the conformance suite compares.
 
-
-def train(rank: int, world_size: int, config: Config, device: str = "cpu") -> dict[str, Any]:
-    """Run NUM_STEPS; return the weights before and after, each step's loss sum and gradient norm, and the phases."""
+    `observe` adds the collectives of one more step, which the weights returned here do not show.
+    """
     layout = layout_for(config.parallel, world_size)
     context = RankContext(rank, world_size, rank, torch.device(device), layout)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, world_size)]()
     strategy.prepare(model, config, context)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    data = UnevenSamples()
+    feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches_for(config.train, layout), context)  # type: ignore[arg-type]
+    before = whole_weights(strategy)
     clock = clock_for(context.device)
-    losses, norms, local_norms = [], [], []
+    losses, norms, local_norms, consumed = [], [], [], 0
     for step in range(config.train.steps):
         clock.start()
-        output = strategy.step(micro_batches_of(step, config, context), config.optimizer.learning_rate, clock)
+        share = feed.share(step).to(context.device)
+        output = strategy.step(share.micro_batches, config.optimizer.learning_rate, clock)
         clock.stop()
+        consumed += digest(step, share.sample_ids)
         losses.append(float(output.loss_sum))
         norms.append(None if output.grad_norm is None else float(output.grad_norm))
         local_norms.append(None if output.local_grad_norm is None else float(output.local_grad_norm))
-    times = clock.window()
-    after = {name: p.detach().clone() for name, p in model.named_parameters()}
     return {
         "before": before,
-        "after": after,
+        "after": whole_weights(strategy),
+        "checksum": weights_checksum(strategy.full_parameters()),
         "losses": losses,
         "norms": norms,
         "local_norms": local_norms,
-        "times": times,
+        "times": clock.window(),
+        "digest": consumed,
+        "state_names": names_of(strategy.state()),
+        "held_bytes": held_bytes(strategy),
+        "evaluated": float(strategy.evaluate(data.batch(np.arange(8), 1).to(context.device))),
+        "predicted": strategy.communication(config, layout, describe(config.model)),
+        "observed": observed(strategy, feed, context) if observe else None,
     }
+
+
+def whole_weights(strategy: Strategy) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in strategy.full_parameters()}
+
+
+def names_of(tree: Any, path: str = "") -> set[str]:
+    """Return the dotted names of everything in nested mappings."""
+    if not isinstance(tree, dict):
+        return {path}
+    return set().union(*(names_of(value, f"{path}/{name}") for name, value in tree.items())) if tree else {path}
+
+
+def held_bytes(strategy: Any) -> int:
+    """Return the bytes of weights and of the optimizer's moments that this rank keeps between steps."""
+    replica = strategy.replica
+    tensors = list(replica.model.parameters())
+    tensors += [moment for state in replica.optimizer.state.values() for moment in state.values() if moment.ndim]
+    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
+
+
+def observed(strategy: Strategy, feed: Feed, context: RankContext) -> list[CollectiveCount]:
+    """Return what one step issues: by the trace where all collectives run in one group, else by the dispatcher."""
+
+    def step() -> None:
+        strategy.step(feed.share(0).to(context.device).micro_batches, 0.0, clock_for(context.device))
+
+    if context.layout.dp < context.world_size:
+        return record(step, context.layout)
+    events = trace(step, dist.barrier, num_steps=1, device=context.device)
+    return collectives_of(events, {context.world_size: "dp"})

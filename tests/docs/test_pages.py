@@ -70,10 +70,10 @@ def test_every_rule_has_its_entry() -> None:
     rules = set(re.findall(r'(?:\brule=|\bCheck\(|\bin_runs\()"([a-z-]+)"', code))
     assert len(rules) > 30
     page = (ROOT / "docs/explain/rules.md").read_text("utf-8")
-    entries = dict(re.findall(r"^## ([a-z-]+)\n\n(Blocks|Warns)", page, re.MULTILINE))
+    entries = dict(re.findall(r"^\| \[([a-z-]+)\]\(rules/\1\.md\) \| (blocks|warns) \|", page, re.MULTILINE))
     assert set(entries) == rules
     for rule, severity in re.findall(r'(?:in_runs\(|rule=)"([a-z-]+)", (?:severity=)?"(blocks|warns)"', code):
-        assert entries[rule].lower() == severity, rule
+        assert entries[rule] == severity, rule
 
 
 def test_every_preset_that_is_named_exists() -> None:

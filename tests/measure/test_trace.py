@@ -70,3 +70,17 @@ def test_nccl_reports_its_group_and_bytes() -> None:
     assert collectives_of(CUDA, {8: "dp"}) == [
         CollectiveCount(kind="all_reduce", group="dp", group_size=8, payload_bytes=1024)
     ]
+
+
+def test_an_operator_that_waits_for_its_own_collective_is_not_compute_meanwhile() -> None:
+    """gloo runs 120-320 within a node of backward, whose own compute is 100-110 and 320-350."""
+    events = [
+        event("worldsize.step", 0, 1000, "user_annotation"),
+        event("autograd::engine::evaluate_function", 90, 300),
+        event("aten::cat", 100, 10),
+        event("c10d::_reduce_scatter_base_", 115, 5),
+        gloo(120, 200, 100),
+        event("aten::copy_", 310, 40),
+    ]
+    (step,) = steps_of(events)
+    assert step.exposed_communication_s == pytest.approx(190e-6)

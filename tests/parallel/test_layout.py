@@ -45,3 +45,24 @@ def test_a_batch_that_does_not_divide_names_the_nearest_that_do() -> None:
 def test_auto_is_the_simplest_technique() -> None:
     assert [strategy_name(ParallelConfig(), n) for n in (1, 2, 8)] == ["single", "ddp", "ddp"]
     assert strategy_name(ParallelConfig(strategy="ddp"), 1) == "ddp"
+
+
+def test_fsdp_takes_what_dp_leaves_and_nothing_under_other_strategies() -> None:
+    assert layout_for(ParallelConfig(strategy="fsdp"), 4) == Layout(fsdp=4)
+    assert layout_for(ParallelConfig(strategy="fsdp", dp=2), 8) == Layout(dp=2, fsdp=4)
+    assert layout_for(ParallelConfig(strategy="fsdp", fsdp=2), 8) == Layout(dp=4, fsdp=2)
+    assert layout_for(ParallelConfig(strategy="fsdp", tp=2), 8) == Layout(fsdp=4, tp=2)
+    assert layout_for(ParallelConfig(strategy="ddp"), 4) == Layout(dp=4)
+    with pytest.raises(
+        UserError, match=r"dp=3 × fsdp=1 .*leave parallel\.fsdp unset and let the other degrees divide 4"
+    ):
+        layout_for(ParallelConfig(strategy="fsdp", dp=3), 4)
+
+
+def test_a_group_is_named_by_the_axes_along_which_its_ranks_differ() -> None:
+    layout = Layout(dp=2, fsdp=2, tp=3)
+    assert layout.axes_of([0, 1, 2]) == "tp"
+    assert layout.axes_of([1, 4]) == "fsdp"
+    assert layout.axes_of([2, 8]) == "dp"
+    assert layout.axes_of([0, 3, 6, 9]) == "dp×fsdp"
+    assert layout.axes_of(range(12)) == "dp×fsdp×tp"

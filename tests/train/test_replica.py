@@ -64,7 +64,7 @@ def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale() -> None:
     from worldsize.train.precision import Precision
 
     model = torch.nn.Linear(4, 4)
-    precision = Precision("fp16", torch.device("cpu"))
+    precision = Precision("fp16", torch.device("cpu"), 16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     before, scale = model.weight.detach().clone(), precision.scaler.get_scale()
     precision.scaler.scale(model(torch.full((1, 4), 1e38)).sum() * 1e30).backward()

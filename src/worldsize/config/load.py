@@ -171,6 +171,7 @@ def resolve(loaded: Loaded, world_size: int, vocab_size: int | None) -> Loaded:
         "model.vocab_size": _vocab_size(config.model.vocab_size, vocab_size),
         "train.micro_batch": batches_for(config.train, layout).micro_batch,
         "parallel.dp": layout.dp,
+        "parallel.fsdp": layout.fsdp,
         "parallel.strategy": strategy_name(config.parallel, world_size),
     }
     changed = {key: value for key, value in derived.items() if value != loaded.origins[key].value}

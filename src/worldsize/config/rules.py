@@ -108,6 +108,17 @@ def strategy_is_known(config: Config) -> str | None:
     return str(unknown("parallel.strategy", config.parallel.strategy, ("auto", *strategies())))
 
 
+def compression_has_effect(config: Config) -> str | None:
+    parallel = config.parallel
+    if parallel.gradient_compression == "none" or parallel.strategy in ("auto", "single", "ddp"):
+        return None
+    return (
+        f"parallel.gradient_compression={parallel.gradient_compression} is a way of ddp, and parallel.strategy="
+        f"{parallel.strategy} exchanges gradients as they are. Use parallel.strategy=ddp, or "
+        "parallel.gradient_compression=none."
+    )
+
+
 RULES: tuple[Callable[[Config], str | None], ...] = (
     heads_divide_width,
     kv_heads_divide_heads,
@@ -116,6 +127,7 @@ RULES: tuple[Callable[[Config], str | None], ...] = (
     precision_fits_device,
     evaluation_has_text,
     strategy_is_known,
+    compression_has_effect,
 )
 
 
@@ -150,4 +162,17 @@ def evaluation_interval_has_effect(config: Config) -> str | None:
     return f"train.eval_every_steps={config.train.eval_every_steps} has no effect, as train.eval_samples=0."
 
 
-CAUTIONS: tuple[Callable[[Config], str | None], ...] = (learning_rate_is_reached, evaluation_interval_has_effect)
+def zero_stage_has_effect(config: Config) -> str | None:
+    if config.parallel.zero_stage == 3 or config.parallel.strategy == "fsdp":
+        return None
+    return (
+        f"parallel.zero_stage={config.parallel.zero_stage} has no effect under parallel.strategy="
+        f"{config.parallel.strategy}; it is fsdp's."
+    )
+
+
+CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
+    learning_rate_is_reached,
+    evaluation_interval_has_effect,
+    zero_stage_has_effect,
+)

@@ -83,6 +83,9 @@ class TrainConfig(Section):
         description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling)",
     )
     compile: bool = Field(False, description="torch.compile the model")
+    activation_checkpointing: Literal["none", "block"] = Field(
+        "none", description="block: keep only each block's input and compute the block again in backward"
+    )
     grad_clip_norm: float | None = Field(
         1.0, gt=0, description="clip the gradient's global norm to this; null = no clipping"
     )
@@ -115,12 +118,26 @@ class OptimizerConfig(Section):
 class ParallelConfig(Section):
     """The layout: degrees whose product is the world size, and the technique."""
 
-    strategy: str = Field("auto", description="'auto' (single on one device, ddp on more), 'single' or 'ddp'")
-    dp: int | None = Field(None, ge=1, description="data-parallel replicas; unset = what the world size leaves")
-    fsdp: int = Field(1, ge=1, description="ranks that share one replica's weights")
+    strategy: str = Field(
+        "auto", description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp' or 'fsdp'"
+    )
+    dp: int | None = Field(
+        None, ge=1, description="data-parallel replicas; unset = what the other degrees leave (under fsdp, 1)"
+    )
+    fsdp: int | None = Field(
+        None, ge=1, description="ranks that share one replica's weights; unset = under fsdp what dp leaves, else 1"
+    )
     tp: int = Field(1, ge=1, description="tensor-parallel ranks")
     pp: int = Field(1, ge=1, description="pipeline stages")
     bucket_mib: float = Field(25.0, gt=0, description="size of a gradient bucket under ddp")
+    gradient_compression: Literal["none", "bf16", "fp16", "powersgd"] = Field(
+        "none",
+        description="what ddp exchanges: gradients as they are, rounded to 16 bits, or PowerSGD's low-rank factors",
+    )
+    powersgd_rank: int = Field(4, ge=1, description="rank of PowerSGD's factors")
+    zero_stage: Literal[2, 3] = Field(
+        3, description="what fsdp shards: 2 = gradients and optimizer, 3 = the parameters too between uses"
+    )
 
 
 class DeviceConfig(Section):

@@ -77,7 +77,7 @@ def steps_of(events: Iterable[Event]) -> list[TracedStep]:
     complete = [event for event in events if event.get("ph") == "X"]
     on_gpu = any(event.get("cat") == "kernel" for event in complete)
     communication = [_interval(e) for e in complete if _is_communication(e, on_gpu)]
-    compute = [_interval(e) for e in complete if _is_compute(e, on_gpu)]
+    compute = [_interval(e) for e in _without_waiting(complete, on_gpu)]
     copies = [_interval(e) for e in complete if e["name"] == COPY_INTO_BUCKET]
     steps = []
     for window in _step_windows(complete):
@@ -91,6 +91,17 @@ def steps_of(events: Iterable[Event]) -> list[TracedStep]:
             )
         )
     return steps
+
+
+def _without_waiting(events: list[Event], on_gpu: bool) -> list[Event]:
+    """Return the compute. Of an operator that issues a collective, and may wait for it, only the operators within."""
+    compute = [event for event in events if _is_compute(event, on_gpu)]
+    issued = [(e["ts"], e.get("tid")) for e in events if e["name"].startswith("c10d::") and not on_gpu]
+    return [
+        event
+        for event in compute
+        if not any(tid == event.get("tid") and event["ts"] <= ts < event["ts"] + event["dur"] for ts, tid in issued)
+    ]
 
 
 def collectives_of(events: Iterable[Event], groups: dict[int, str]) -> list[CollectiveCount]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from worldsize.config.schema import Config
+from worldsize.parallel.compression import exchange_of, payload_bytes
+from worldsize.parallel.data_parallel import dp_alone
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from torch import Tensor, nn
     from torch.distributed import GradBucket  # type: ignore[attr-defined]
@@ -21,28 +24,27 @@ if TYPE_CHECKING:
     from worldsize.models.cost import ModelDescription
     from worldsize.parallel.context import RankContext
 
-GRADIENT_BYTES = 4
-"""Gradients are exchanged in the weights' dtype, fp32."""
-
 
 class DistributedDataParallel:
     """Every rank holds the whole model and sees its share of the samples."""
 
     name: ClassVar[str] = "ddp"
+    can_skip_exchange: ClassVar[bool] = True
 
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:
-        axes = {"fsdp": layout.fsdp, "tp": layout.tp, "pp": layout.pp}
-        reasons = [f"strategy 'ddp' spreads by dp alone, but parallel.{axis}={n}" for axis, n in axes.items() if n > 1]
-        if layout.world_size == 1:
-            reasons.append("strategy 'ddp' needs at least 2 devices; use parallel.strategy=single or --nproc 2")
+        reasons = dp_alone("ddp", layout)
+        if config.parallel.gradient_compression == "powersgd" and config.train.precision == "fp16":
+            reasons.append(
+                "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for "
+                "ever; use train.precision=bf16, or parallel.gradient_compression=fp16"
+            )
         return reasons
 
     @staticmethod
     def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
-        num_parameters = sum(math.prod(shape) for shape in model.parameter_shapes.values())
-        payload_bytes = num_parameters * GRADIENT_BYTES
-        return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=payload_bytes)]
+        total_bytes = payload_bytes(config.parallel, model)
+        return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=total_bytes)]
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
         from torch.nn.parallel import DistributedDataParallel as TorchDDP
@@ -53,6 +55,7 @@ class DistributedDataParallel:
         self._num_replicas = context.layout.dp
         self._clock: StepClock | None = None
         self._bucket_norms: list[Tensor] = []
+        self._exchange = exchange_of(config.parallel, context.layout.dp, context.device)
         # init_sync=False: every rank already made the same weights, and a broadcast would hide it if they had not.
         self.ddp = TorchDDP(
             self.replica.objective,
@@ -62,22 +65,18 @@ class DistributedDataParallel:
             init_sync=False,
         )
         # A lambda, since DDP reads a hook's annotations and does not take them as strings.
-        self.ddp.register_comm_hook(None, lambda state, bucket: self._all_reduce_sum(bucket))
+        self.ddp.register_comm_hook(None, lambda state, bucket: self._exchange_bucket(bucket))
         self.replica.objective = self.ddp
 
-    def _all_reduce_sum(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    def _exchange_bucket(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
         """Sum a bucket over the ranks. The loss is already divided by the global token count, so no division here."""
         import torch
-        import torch.distributed as dist
 
         assert self._clock is not None
         if self._clock.measures:
             self._bucket_norms.append(torch.linalg.vector_norm(bucket.buffer()))
         self._clock.communication_started()
-        work = dist.all_reduce(bucket.buffer(), async_op=True)
-        assert work is not None
-        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
-        return summed
+        return self._exchange(bucket)
 
     def step(
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
@@ -108,6 +107,9 @@ class DistributedDataParallel:
 
     def evaluate(self, batch: Batch) -> Tensor:
         return self.replica.evaluate(batch)
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        return self.replica.full_parameters()
 
     def state(self) -> dict[str, Any]:
         return self.replica.state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from worldsize.config.schema import ParallelConfig, TrainConfig
@@ -26,23 +27,41 @@ class Layout:
         """Groups of ranks that see different samples."""
         return self.dp * self.fsdp
 
+    def axes_of(self, ranks: Sequence[int]) -> str:
+        """Return the name of a group of ranks: the axes along which they differ, such as 'dp' or 'dp×fsdp'.
+
+        Ranks are numbered row by row with dp outermost and pp innermost.
+        """
+        strides, names = self.world_size, []
+        for axis, degree in self.as_dict().items():
+            strides //= degree
+            if len({rank // strides % degree for rank in ranks}) > 1:
+                names.append(axis)
+        return "×".join(names)
+
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
 
 
 def layout_for(parallel: ParallelConfig, world_size: int) -> Layout:
-    """Return the layout of `world_size` devices; an unset `dp` takes what the other degrees leave.
+    """Return the layout of `world_size` devices; an unset degree takes what the others leave: fsdp under strategy
+    fsdp, dp under every other.
 
     Raises UserError when the degrees do not multiply to the world size.
     """
-    others = parallel.fsdp * parallel.tp * parallel.pp
-    dp = parallel.dp if parallel.dp is not None else max(1, world_size // others)
-    layout = Layout(dp=dp, fsdp=parallel.fsdp, tp=parallel.tp, pp=parallel.pp)
+    dp, fsdp = parallel.dp, parallel.fsdp
+    if parallel.strategy == "fsdp" and fsdp is None:
+        dp = dp or 1
+        fsdp = max(1, world_size // (dp * parallel.tp * parallel.pp))
+    fsdp = fsdp or 1
+    dp = dp or max(1, world_size // (fsdp * parallel.tp * parallel.pp))
+    layout = Layout(dp=dp, fsdp=fsdp, tp=parallel.tp, pp=parallel.pp)
     if layout.world_size != world_size:
+        unset = "fsdp" if parallel.strategy == "fsdp" else "dp"
         raise UserError(
             f"layout dp={dp} × fsdp={layout.fsdp} × tp={layout.tp} × pp={layout.pp} needs {layout.world_size} devices, "
-            f"but the world size is {world_size}. Use --nproc {layout.world_size}, or leave parallel.dp unset and let "
-            f"the other degrees divide {world_size}."
+            f"but the world size is {world_size}. Use --nproc {layout.world_size}, or leave "
+            f"parallel.{unset} unset and let the other degrees divide {world_size}."
         )
     return layout
 

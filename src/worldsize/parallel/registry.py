@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from worldsize.parallel.allreduce import AllReduce
 from worldsize.parallel.ddp import DistributedDataParallel
+from worldsize.parallel.fsdp import FullyShardedDataParallel
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
 
 
 def strategies() -> dict[str, type[Strategy]]:
     """Return every strategy under the name that `parallel.strategy` takes."""
-    known: tuple[type[Strategy], ...] = (SingleDevice, DistributedDataParallel)
+    known: tuple[type[Strategy], ...] = (SingleDevice, AllReduce, DistributedDataParallel, FullyShardedDataParallel)
     return {strategy.name: strategy for strategy in known}

@@ -11,6 +11,8 @@ from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from worldsize.data.batch import Batch
@@ -23,6 +25,7 @@ class SingleDevice:
     """Forward, backward and update on one device."""
 
     name: ClassVar[str] = "single"
+    can_skip_exchange: ClassVar[bool] = True
 
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:
@@ -50,6 +53,9 @@ class SingleDevice:
 
     def evaluate(self, batch: Batch) -> Tensor:
         return self.replica.evaluate(batch)
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        return self.replica.full_parameters()
 
     def state(self) -> dict[str, Any]:
         return self.replica.state()

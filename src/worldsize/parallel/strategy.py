@@ -11,6 +11,8 @@ from worldsize.parallel.layout import Layout
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from worldsize.data.batch import Batch
@@ -35,6 +37,8 @@ class Strategy(Protocol):
     """One technique, one file. `legal` and `communication` need no torch and no process group."""
 
     name: ClassVar[str]
+    can_skip_exchange: ClassVar[bool]
+    """Whether `step(exchange=False)` can be asked: not where forward itself needs what other ranks hold."""
 
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:
@@ -61,6 +65,13 @@ class Strategy(Protocol):
 
     def evaluate(self, batch: Batch) -> Tensor:
         """Return the sum of the loss over one micro batch's target tokens, without gradients."""
+        ...
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter's name and its whole tensor, in an order that all ranks share.
+
+        A collective where ranks hold shards: every rank goes through all of it. One tensor at a time is held whole.
+        """
         ...
 
     def state(self) -> dict[str, Any]:

@@ -222,7 +222,11 @@ def _exposed(runs: Sequence[Run]) -> ExposedCommunication | None:
     ways: dict[str, Any] = {
         way: over_repeats(way) for way in ("clock_s", "ablation_s", "trace_s", "contention_s", "copies_s")
     }
-    return ExposedCommunication(**ways, disagreement=next((e.disagreement for e in exposed if e.disagreement), None))
+    return ExposedCommunication(
+        **ways,
+        ablation_absent_because=next((e.ablation_absent_because for e in exposed if e.ablation_absent_because), None),
+        disagreement=next((e.disagreement for e in exposed if e.disagreement), None),
+    )
 
 
 def _add_speedup(result: CellResult, cell: MeasuredCell, base: MeasuredCell, scaling: Scaling) -> Measured:

@@ -56,7 +56,6 @@ class Trainer:
     def __init__(
         self,
         running: Running,
-        model: torch.nn.Module,
         held_out: LanguageModelling | None,
         on_rows: Callable[[list[StepRow], list[float]], None],
     ) -> None:
@@ -66,7 +65,6 @@ class Trainer:
         self.feed = running.feed
         self.clock = running.clock
         self.where = running.where
-        self.model = model
         self.held_out = held_out
         self.log = TrainLog()
         self._say = running.say
@@ -178,7 +176,7 @@ class Trainer:
 
     def _checksum(self, done: int) -> None:
         """Compare the weights across replicas; a difference is said at once and kept for the result."""
-        by_rank = self.context.gather(weights_checksum(self.model))
+        by_rank = self.context.gather(weights_checksum(self.strategy.full_parameters()))
         self.log.checksums.append(Checksum(step=done, by_rank=by_rank))
         if len(set(by_rank)) > 1:
             self._say(Progress("training", done, self.config.train.steps, note="WARNING: the replicas' weights differ"))

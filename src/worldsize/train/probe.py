@@ -35,7 +35,8 @@ def probe(running: Running) -> dict[str, list[float]]:
     """Time each variant once a round, its place in the round moving on; return seconds by variant, one a round.
 
     All ranks start a step together (a barrier outside the timed part), since without an exchange nothing else keeps
-    them in step. Called on every rank; synchronises the device at both ends of each step.
+    them in step. A strategy that cannot leave its exchange out has no such variant. Called on every rank; synchronises
+    the device at both ends of each step.
     """
     num_rounds, context = running.config.measure.probe_rounds, running.context
     running.where.stage = "probing"
@@ -43,7 +44,7 @@ def probe(running: Running) -> dict[str, list[float]]:
         FULL: lambda step: one_step(running, step, running.clock),
         UNMEASURED: lambda step: one_step(running, step, NullClock()),
     }
-    if context.world_size > 1:
+    if context.world_size > 1 and running.strategy.can_skip_exchange:
         variants[WITHOUT_EXCHANGE] = lambda step: one_step(running, step, running.clock, exchange=False)
     order = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in variants}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from worldsize.config.schema import Config
 from worldsize.data.batch import Batch
+from worldsize.models.cost import describe
+from worldsize.train.activation_checkpointing import checkpoint_blocks
 from worldsize.train.loss import loss_sum
 from worldsize.train.optimizer import adamw, set_learning_rate
 from worldsize.train.precision import Precision
@@ -33,8 +36,10 @@ class Replica:
     def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
         self.model = model
         self.device = device
-        self.precision = Precision(config.train.precision, device)
+        self.precision = Precision(config.train.precision, device, config.model.context_length)
         self.grad_clip_norm = config.train.grad_clip_norm
+        if config.train.activation_checkpointing == "block":
+            checkpoint_blocks(model, describe(config.model).block_prefixes)
         self.optimizer = adamw(model, config.optimizer)
         self._plain_objective = Objective(model)
         self.objective: nn.Module = self._plain_objective
@@ -46,7 +51,7 @@ class Replica:
         """Add the micro batches' gradients; return their summed loss, a scalar on the device, unsynchronised."""
         total = torch.zeros((), device=self.device)
         for batch in micro_batches:
-            with self.precision.autocast():
+            with self.precision.forward():
                 loss_sum = self.objective(batch.tokens_BT, batch.targets_BT)
             self.precision.scaler.scale(loss_sum / batch.global_target_tokens).backward()
             total += loss_sum.detach()
@@ -58,20 +63,32 @@ class Replica:
         grad_norm = None
         if self.grad_clip_norm is not None:
             self.precision.scaler.unscale_(self.optimizer)
-            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip_norm)
+            grad_norm = self._clip(self.grad_clip_norm)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return grad_norm
 
+    def _clip(self, max_norm: float) -> Tensor:
+        """Clip the gradient's global norm, that of all shards where the parameters are sharded; return it unclipped."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
+        return norm
+
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> Tensor:
         """Return the loss summed over one micro batch, without gradients or dropout, a scalar on the device."""
         self.model.eval()
-        with self.precision.autocast():
+        with self.precision.forward():
             loss_sum = Objective.forward(self._plain_objective, batch.tokens_BT, batch.targets_BT)
         self.model.train()
         return loss_sum
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter's name and its whole tensor, gathered from its shards where it is sharded."""
+        for name, parameter in self.model.named_parameters():
+            yield name, whole(parameter.detach())
 
     def state(self) -> dict[str, Any]:
         """Return weights, optimizer and scaler state by parameter name."""
@@ -79,3 +96,8 @@ class Replica:
 
         weights, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": weights, "optimizer": optimizer, "scaler": self.precision.scaler.state_dict()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a distributed tensor's whole value, the same on every rank; any other tensor as it is. A collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -25,6 +25,8 @@ from worldsize.records import (
 from worldsize.train.loop import TrainLog
 from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE
 
+CANNOT_SKIP = "without its collectives a step of this strategy has no weights to compute with"
+
 
 @dataclass(frozen=True)
 class RankReport:
@@ -105,14 +107,18 @@ def _rank_summary(rank: int, report: RankReport) -> RankSummary:
 
 
 def _exposed(rows: summary.Rows, reports: Sequence[RankReport]) -> ExposedCommunication:
-    return summary.exposed_communication(
+    can_skip = WITHOUT_EXCHANGE in reports[0].probes_s
+    exposed = summary.exposed_communication(
         rows,
         contention_s=[report.log.timed_contention_s for report in reports],
-        with_exchange_s=[report.probes_s[FULL] for report in reports],
-        without_exchange_s=[report.probes_s[WITHOUT_EXCHANGE] for report in reports],
+        with_exchange_s=[report.probes_s[FULL] if can_skip else [] for report in reports],
+        without_exchange_s=[report.probes_s.get(WITHOUT_EXCHANGE, []) for report in reports],
         traced_s=[[step.exposed_communication_s for step in report.traced] for report in reports],
         copies_s=[[step.copies_s for step in report.traced] for report in reports],
     )
+    if not can_skip:
+        exposed.ablation_absent_because = CANNOT_SKIP
+    return exposed
 
 
 def _measuring_cost(reports: Sequence[RankReport], step_time_s: float, marks_s: float) -> MeasuringCost | None:

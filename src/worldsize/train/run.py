@@ -19,9 +19,10 @@ from worldsize.data.token_file import TokenFile
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
 from worldsize.measure.clock import clock_for, marks_cost_s
+from worldsize.measure.collectives import record
 from worldsize.measure.energy import EnergyMeter
 from worldsize.measure.matmul import MatmulRates, matmul_rates
-from worldsize.measure.trace import TracedStep, collectives_of, save, steps_of, trace
+from worldsize.measure.trace import Event, TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
 from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
@@ -64,11 +65,11 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
     writer = RunWriter(job.out, context.rank)
-    record = _record(job, context, model, token_file)
+    run_record = _record(job, context, model, token_file)
     if context.is_main:
-        writer.write_run(record)
+        writer.write_run(run_record)
     matmul = _matmul_rates(config, context)
-    log, energy = _train(running, model, held_out, writer)
+    log, energy = _train(running, held_out, writer)
     writer.close()
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
     probes_s = probe(running)
@@ -78,12 +79,10 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     if context.is_main:
         predicted = strategy.communication(config, context.layout, cost.describe(config.model))
         communication = CommunicationBytes(predicted=predicted, observed=observed)
-        writer.write_result(result_of(record, reports, communication, marks_cost_s(context.device), energy))
+        writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
 
-def _train(
-    running: Running, model: torch.nn.Module, held_out: LanguageModelling | None, writer: RunWriter
-) -> tuple[TrainLog, EnergyMeter]:
+def _train(running: Running, held_out: LanguageModelling | None, writer: RunWriter) -> tuple[TrainLog, EnergyMeter]:
     """Train with every sink open; the energy is that of training alone."""
     config, context = running.config, running.context
     energy = EnergyMeter(context.device, counts_host=context.local_rank == 0)
@@ -94,7 +93,7 @@ def _train(
             sinks.log(rows, losses)
 
         energy.start()
-        log = Trainer(running, model, held_out, on_rows).train()
+        log = Trainer(running, held_out, on_rows).train()
         energy.stop()
     return log, energy
 
@@ -166,5 +165,14 @@ def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[Collecti
     )
     if config.measure.keep_trace:
         save(events, out / trace_name(context.rank))
-    axes = {size: axis for axis, size in context.layout.as_dict().items() if size > 1}
-    return steps_of(events), collectives_of(events, axes) if axes else []
+    return steps_of(events), _observed(running, events)
+
+
+def _observed(running: Running, events: list[Event]) -> list[CollectiveCount]:
+    """Return one step's collectives: by the libraries' own events in the trace where all of them ran in one group."""
+    layout = running.context.layout
+    if layout.world_size == 1:
+        return []
+    if layout.dp == layout.world_size:
+        return collectives_of(events, {layout.dp: "dp"})
+    return record(lambda: one_step(running, running.config.train.steps, running.clock), layout)

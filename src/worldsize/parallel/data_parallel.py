@@ -1,0 +1,23 @@
+"""What the strategies that hold a whole replica on each rank have in common."""
+
+from __future__ import annotations
+
+from worldsize.parallel.layout import Layout
+
+
+def dp_alone(strategy: str, layout: Layout) -> list[str]:
+    """Return why a layout is not one of dp > 1 alone, with the nearest legal choice; none where it is."""
+    reasons = []
+    if layout.fsdp > 1:
+        reasons.append(
+            f"strategy {strategy!r} spreads by dp alone, but parallel.fsdp={layout.fsdp}; "
+            "use parallel.strategy=fsdp, or leave parallel.fsdp unset"
+        )
+    reasons += [
+        f"strategy {strategy!r} spreads by dp alone, but parallel.{axis}={degree}; use parallel.{axis}=1"
+        for axis, degree in (("tp", layout.tp), ("pp", layout.pp))
+        if degree > 1
+    ]
+    if layout.world_size == 1:
+        reasons.append(f"strategy {strategy!r} needs at least 2 devices; use parallel.strategy=single or --nproc 2")
+    return reasons

@@ -1,0 +1,164 @@
+"""Every strategy × every property: each row of CASES trains on 2 and on 4 real ranks and must equal one device.
+
+Uneven padding everywhere: each sample has its own length, so that ranks and micro batches hold unequal tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conformance.steps import config_of, train
+from tests.ranks import Ranks
+from worldsize.config.schema import Config
+from worldsize.data.sampler import combine
+from worldsize.parallel.layout import layout_for
+
+LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "num_kv_heads": 2, "bias": False,
+         "tied_head": False, "d_ff": 96}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a strategy and its settings, and how near to one device it must come."""
+
+    parallel: dict[str, Any]
+    rest: dict[str, dict[str, Any]] = field(default_factory=dict)
+    world_sizes: tuple[int, ...] = (2, 4)
+    loss_tolerance: float = 1e-5
+    norm_tolerance: float = 1e-5
+    weight_tolerance: float = 2e-5
+    """Absolute: Adam divides by the root of the squared gradient, and so magnifies rounding where that is near zero."""
+
+    def config(self, strategy: str | None = None) -> Config:
+        """Return the config; `strategy` replaces the row's own and drops its settings."""
+        parallel = {"strategy": strategy} if strategy else self.parallel
+        return config_of(parallel=parallel, **self.rest)
+
+
+CASES = {
+    "allreduce": Case({"strategy": "allreduce"}),
+    "allreduce, accumulated": Case({"strategy": "allreduce"}, {"train": {"micro_batch": 1}}),
+    "ddp": Case({"strategy": "ddp"}),
+    "ddp, accumulated": Case({"strategy": "ddp"}, {"train": {"micro_batch": 1}}),
+    "ddp, Llama-shaped": Case({"strategy": "ddp"}, {"model": LLAMA}),
+    "ddp, unclipped": Case({"strategy": "ddp"}, {"train": {"grad_clip_norm": None}}),
+    "ddp, small buckets": Case({"strategy": "ddp", "bucket_mib": 0.01}),
+    "ddp, blocks recomputed": Case({"strategy": "ddp"}, {"train": {"activation_checkpointing": "block"}}),
+    "ddp, bf16 exchange": Case({"strategy": "ddp", "gradient_compression": "bf16"}, {}, (2, 4), 2e-3, 1e-2, 5e-3),
+    "ddp, fp16 exchange": Case({"strategy": "ddp", "gradient_compression": "fp16"}, {}, (2, 4), 2e-4, 1e-3, 3e-3),
+    "ddp, PowerSGD": Case({"strategy": "ddp", "gradient_compression": "powersgd", "powersgd_rank": 4}, {}, (2, 4),
+                          2e-2, 0.3, 2e-2),
+    "ddp, PowerSGD, small buckets": Case({"strategy": "ddp", "gradient_compression": "powersgd", "bucket_mib": 0.01},
+                                         {}, (2,), 2e-2, 0.3, 2e-2),
+    "fsdp": Case({"strategy": "fsdp"}),
+    "fsdp, accumulated": Case({"strategy": "fsdp"}, {"train": {"micro_batch": 1}}),
+    "fsdp, Llama-shaped": Case({"strategy": "fsdp"}, {"model": LLAMA}),
+    "fsdp, rows that do not divide": Case({"strategy": "fsdp"}, {"model": {"d_ff": 129, "vocab_size": 65}}),
+    "fsdp, unclipped": Case({"strategy": "fsdp"}, {"train": {"grad_clip_norm": None}}),
+    "fsdp, blocks recomputed": Case({"strategy": "fsdp"}, {"train": {"activation_checkpointing": "block"}}),
+    "fsdp, ZeRO-2": Case({"strategy": "fsdp", "zero_stage": 2}),
+    "fsdp, ZeRO-2, accumulated": Case({"strategy": "fsdp", "zero_stage": 2}, {"train": {"micro_batch": 1}}),
+    "fsdp, bf16": Case({"strategy": "fsdp"}, {"train": {"precision": "bf16"}}, (2, 4), 1e-2, 5e-2, 2e-2),
+    "dp×fsdp": Case({"strategy": "fsdp", "dp": 2}, {}, (4,)),
+    "dp×fsdp, accumulated": Case({"strategy": "fsdp", "dp": 2}, {"train": {"micro_batch": 1}}, (4,)),
+    "dp×fsdp, ZeRO-2": Case({"strategy": "fsdp", "dp": 2, "zero_stage": 2}, {}, (4,)),
+}  # fmt: skip
+PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
+
+
+@functools.cache
+def alone(name: str) -> dict[str, Any]:
+    """Train the row on one device."""
+    return train(0, 1, CASES[name].config("single"))
+
+
+Trained = tuple[Case, dict[str, Any], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids=[f"{name} on {world_size}" for name, world_size in PAIRS])
+def trained(request: pytest.FixtureRequest) -> Trained:
+    """Return the row, what one device made of it, and what each rank made of it. Trained once for all properties."""
+    name, world_size = request.param
+    ranks: Ranks = request.getfixturevalue("two_ranks" if world_size == 2 else "four_ranks")
+    return CASES[name], alone(name), ranks.run(functools.partial(train, observe=True), CASES[name].config())
+
+
+def test_weights_at_step_0_are_one_devices_bit_for_bit(trained: Trained) -> None:
+    _, single, ranks = trained
+    for one in ranks:
+        assert one["before"].keys() == single["before"].keys()
+        for name, weight in single["before"].items():
+            assert torch.equal(one["before"][name], weight), name
+
+
+def test_losses_are_one_devices(trained: Trained) -> None:
+    case, single, ranks = trained
+    sums = [sum(losses) for losses in zip(*(one["losses"] for one in ranks), strict=True)]
+    assert sums == pytest.approx(single["losses"], rel=case.loss_tolerance)
+
+
+def test_gradient_norms_are_one_devices_on_every_rank(trained: Trained) -> None:
+    case, single, ranks = trained
+    for one in ranks:
+        if case.config().train.grad_clip_norm is None:
+            assert one["norms"] == single["norms"] == [None] * len(single["norms"])
+        else:
+            assert one["norms"] == pytest.approx(single["norms"], rel=case.norm_tolerance)
+
+
+def test_weights_at_step_10_are_one_devices_and_replicas_agree(trained: Trained) -> None:
+    case, single, ranks = trained
+    assert len({one["checksum"] for one in ranks}) == 1
+    for name, weight in single["after"].items():
+        torch.testing.assert_close(
+            ranks[0]["after"][name], weight, rtol=1e-3, atol=case.weight_tolerance, msg=lambda m, n=name: n + m
+        )
+
+
+def test_evaluation_is_one_devices(trained: Trained) -> None:
+    case, single, ranks = trained
+    for one in ranks:
+        assert one["evaluated"] == pytest.approx(single["evaluated"], rel=max(1e-4, 10 * case.loss_tolerance))
+
+
+def test_the_ranks_samples_are_one_devices(trained: Trained) -> None:
+    _, single, ranks = trained
+    assert combine(one["digest"] for one in ranks) == combine([single["digest"]])
+
+
+def test_predicted_collectives_are_those_observed(trained: Trained) -> None:
+    _, _, ranks = trained
+    for one in ranks:
+        assert one["observed"] == one["predicted"]
+        assert one["predicted"]
+
+
+def test_books_close_and_communication_is_exposed_only_among_ranks(trained: Trained) -> None:
+    _, single, ranks = trained
+    assert all(step.phases_s["exposed_communication_s"] == 0.0 for step in single["times"])
+    for one in ranks:
+        assert any(step.phases_s["exposed_communication_s"] > 0.0 for step in one["times"])
+        for step in one["times"]:
+            assert sum(step.phases_s.values()) == pytest.approx(step.wall_s, rel=1e-9)
+            assert min(step.phases_s.values()) >= -1e-9
+            assert step.phases_s["compute_s"] > 0
+
+
+def test_state_has_the_same_names_as_one_devices(trained: Trained) -> None:
+    _, single, ranks = trained
+    assert all(one["state_names"] == single["state_names"] for one in ranks)
+
+
+def test_sharded_ranks_hold_their_part_of_weights_and_moments(trained: Trained) -> None:
+    case, single, ranks = trained
+    layout = layout_for(case.config().parallel, len(ranks))
+    for one in ranks:
+        if layout.fsdp == 1:
+            assert one["held_bytes"] == single["held_bytes"]
+        else:  # rows that do not divide: the last rank holds less
+            assert one["held_bytes"] == pytest.approx(single["held_bytes"] / layout.fsdp, rel=0.05)

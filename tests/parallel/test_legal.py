@@ -1,0 +1,69 @@
+"""What each strategy refuses, in the words that the user reads, and the nearest thing that it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.steps import config_of
+from worldsize.config import rules
+from worldsize.errors import UserError
+from worldsize.parallel.layout import Layout
+from worldsize.parallel.registry import strategies
+
+REFUSED = [
+    ("single", Layout(dp=2), {}, ["strategy 'single' runs on one device, not 2; use parallel.strategy=ddp"]),
+    ("allreduce", Layout(), {}, [
+        "strategy 'allreduce' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),
+    ("allreduce", Layout(dp=2, fsdp=2), {}, [
+        "strategy 'allreduce' spreads by dp alone, but parallel.fsdp=2; use parallel.strategy=fsdp, or leave "
+        "parallel.fsdp unset"]),
+    ("ddp", Layout(dp=2, tp=2), {}, ["strategy 'ddp' spreads by dp alone, but parallel.tp=2; use parallel.tp=1"]),
+    ("fsdp", Layout(), {}, ["strategy 'fsdp' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),
+    ("fsdp", Layout(dp=4), {}, [
+        "strategy 'fsdp' shards over parallel.fsdp=1 rank; leave parallel.dp and parallel.fsdp unset to shard over all "
+        "4, or use parallel.strategy=ddp for replicas alone"]),
+    ("fsdp", Layout(fsdp=2, pp=2), {}, [
+        "strategy 'fsdp' spreads by fsdp and dp, but parallel.pp=2; use parallel.pp=1"]),
+    ("fsdp", Layout(fsdp=2), {"train": {"precision": "fp16", "compile": True}}, [
+        "strategy 'fsdp' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16",
+        "strategy 'fsdp' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
+    ("ddp", Layout(dp=2), {"train": {"precision": "fp16"}, "parallel": {"gradient_compression": "powersgd"}}, [
+        "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
+        "use train.precision=bf16, or parallel.gradient_compression=fp16"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "layout", "settings", "reasons"), REFUSED)
+def test_refused_with_the_reason_and_what_to_type(
+    name: str, layout: Layout, settings: dict[str, dict[str, object]], reasons: list[str]
+) -> None:
+    assert strategies()[name].legal(config_of(**settings), layout) == reasons
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("single", Layout()),
+        ("allreduce", Layout(dp=2)),
+        ("ddp", Layout(dp=8)),
+        ("fsdp", Layout(fsdp=2)),
+        ("fsdp", Layout(dp=2, fsdp=4)),
+    ],
+)
+def test_taken(name: str, layout: Layout) -> None:
+    assert strategies()[name].legal(config_of(), layout) == []
+
+
+def test_compression_is_refused_where_nothing_would_be_compressed() -> None:
+    config = config_of(parallel={"strategy": "fsdp", "gradient_compression": "bf16"})
+    with pytest.raises(UserError, match=r"parallel\.gradient_compression=bf16 .* parallel\.strategy=ddp, or .*=none"):
+        rules.check(config, 2)
+    for strategy in ("ddp", "auto"):
+        rules.check(config_of(parallel={"strategy": strategy, "gradient_compression": "bf16"}), 2)
+    rules.check(config_of(parallel={"strategy": "single", "gradient_compression": "bf16"}), 1)
+
+
+def test_a_zero_stage_that_nothing_reads_is_a_caution() -> None:
+    (caution,) = rules.cautions(config_of(parallel={"strategy": "ddp", "zero_stage": 2}))
+    assert caution.startswith("parallel.zero_stage=2 has no effect under parallel.strategy=ddp")
+    assert rules.cautions(config_of(parallel={"strategy": "fsdp", "zero_stage": 2})) == []

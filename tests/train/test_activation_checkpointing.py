@@ -1,0 +1,66 @@
+"""Recomputing blocks changes no number, keeps less memory, and draws the same dropout again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conformance.steps import config_of, samples_of, train
+from worldsize.models.cost import describe
+from worldsize.models.decoder import build
+from worldsize.train.activation_checkpointing import checkpoint_blocks
+from worldsize.train.loss import loss_sum
+
+RECOMPUTED = {"activation_checkpointing": "block"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_norms_and_weights_are_the_same_bits(precision: str) -> None:
+    kept = train(0, 1, config_of(train={"precision": precision}))
+    recomputed = train(0, 1, config_of(train=RECOMPUTED | {"precision": precision}))
+    assert recomputed["losses"] == kept["losses"]
+    assert recomputed["norms"] == kept["norms"]
+    assert recomputed["checksum"] == kept["checksum"]
+    assert recomputed["state_names"] == kept["state_names"]
+
+
+def test_dropout_is_drawn_again_in_the_recomputation() -> None:
+    results = []
+    for extra in ({}, RECOMPUTED, RECOMPUTED):
+        torch.manual_seed(3)
+        results.append(train(0, 1, config_of(model={"dropout": 0.2}, train={"steps": 3, **extra})))
+    kept, recomputed, again = results
+    assert recomputed["losses"] == again["losses"] == kept["losses"]
+    assert recomputed["checksum"] == again["checksum"] == kept["checksum"]
+
+
+def bytes_kept_for_backward(*, recompute: bool, num_layers: int) -> int:
+    """Return the bytes of all tensors, parameters excepted, that one forward leaves behind for its backward."""
+    config = config_of(model={"num_layers": num_layers})
+    model = build(config.model, 0, "cpu")
+    if recompute:
+        checkpoint_blocks(model, describe(config.model).block_prefixes)
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens, targets = samples_of(0, 8)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_sum(model(tokens), targets)
+    assert loss.isfinite()
+    return sum(kept.values())
+
+
+def test_less_is_kept_and_what_a_block_adds_is_its_input_alone() -> None:
+    assert bytes_kept_for_backward(recompute=True, num_layers=4) < 0.4 * bytes_kept_for_backward(
+        recompute=False, num_layers=4
+    )
+    added = bytes_kept_for_backward(recompute=True, num_layers=5) - bytes_kept_for_backward(
+        recompute=True, num_layers=4
+    )
+    assert added == 8 * 16 * 32 * 4  # samples × positions × width × fp32
