@@ -112,6 +112,14 @@ def test_evidence(tmp_path: Path) -> None:
     assert "No MFU is given: the peak of this CPU is not known" in evidence
 
 
+def test_a_noisy_headline_names_no_cause(tmp_path: Path) -> None:
+    slow = {"n2-b64": {"phases": phases_of(2, 64, exposed_s=0.06)}}
+    verdict = clean(tmp_path, noise=0.2, faults=slow).verdict
+    assert any(line.startswith("First make the figure certain (noisy)") for line in verdict.next)
+    assert "because" not in verdict.headline
+    assert "batch" not in verdict.headline
+
+
 def test_weak_scaling_speaks_of_rate_per_device(tmp_path: Path) -> None:
     # 105 / 111 = 94.6 %
     result = clean(tmp_path, scaling="weak")

@@ -102,10 +102,15 @@ def _headline(pair: Pair, passed: Sequence[CellResult], ideas: Sequence[Suggesti
     return sentence
 
 
+def _is_lossy(pair: Pair) -> bool:
+    """Tell whether much is lost, and the figures are certain enough to say to what."""
+    return pair.efficiency() < LOSSY and all(problem.rule != "noisy" for problem in pair.cell.problems)
+
+
 def _because(pair: Pair) -> str:
     """Return the clause that names the largest part of the lost time; empty where little is lost."""
     lost = pair.cell.lost_time
-    if lost is None or pair.efficiency() >= LOSSY:
+    if lost is None or not _is_lossy(pair):
         return ""
     part, seconds = max(lost_time.joined(lost).items(), key=lambda item: item[1])
     share = percent(seconds / pair.step_s)
@@ -120,7 +125,7 @@ def _instead(pair: Pair, ideas: Sequence[Suggestion]) -> str:
     for idea in ideas:
         if idea.clause:
             best.setdefault(idea.kind, idea.clause)
-    if pair.cell.lost_time is None or pair.efficiency() >= LOSSY or not best:
+    if pair.cell.lost_time is None or not _is_lossy(pair) or not best:
         return ""
     return "; " + "; or ".join(list(best.values())[:NUM_CLAUSES])
 
