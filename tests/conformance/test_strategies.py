@@ -29,10 +29,11 @@ class Case:
     parallel: dict[str, Any]
     rest: dict[str, dict[str, Any]] = field(default_factory=dict)
     world_sizes: tuple[int, ...] = (2, 4)
-    loss_tolerance: float = 1e-5
-    norm_tolerance: float = 1e-5
-    weight_tolerance: float = 2e-5
-    """Absolute: Adam divides by the root of the squared gradient, and so magnifies rounding where that is near zero."""
+    loss_tolerance: float = 1e-6
+    norm_tolerance: float = 1e-6
+    drift_tolerance: float | None = None
+    """Of a lossy row: the difference of the weights at step 10 over the way that they have come, both as norms. Adam
+    makes much of rounding where a gradient is near zero, so single weights say nothing there."""
 
     def config(self, strategy: str | None = None) -> Config:
         """Return the config; `strategy` replaces the row's own and drops its settings."""
@@ -49,12 +50,12 @@ CASES = {
     "ddp, unclipped": Case({"strategy": "ddp"}, {"train": {"grad_clip_norm": None}}),
     "ddp, small buckets": Case({"strategy": "ddp", "bucket_mib": 0.01}),
     "ddp, blocks recomputed": Case({"strategy": "ddp"}, {"train": {"activation_checkpointing": "block"}}),
-    "ddp, bf16 exchange": Case({"strategy": "ddp", "gradient_compression": "bf16"}, {}, (2, 4), 2e-3, 1e-2, 5e-3),
-    "ddp, fp16 exchange": Case({"strategy": "ddp", "gradient_compression": "fp16"}, {}, (2, 4), 2e-4, 1e-3, 3e-3),
+    "ddp, bf16 exchange": Case({"strategy": "ddp", "gradient_compression": "bf16"}, {}, (2, 4), 1e-4, 2e-3, 0.02),
+    "ddp, fp16 exchange": Case({"strategy": "ddp", "gradient_compression": "fp16"}, {}, (2, 4), 1e-5, 3e-4, 0.01),
     "ddp, PowerSGD": Case({"strategy": "ddp", "gradient_compression": "powersgd", "powersgd_rank": 4}, {}, (2, 4),
-                          2e-2, 0.3, 2e-2),
+                          5e-3, 0.4, 0.5),
     "ddp, PowerSGD, small buckets": Case({"strategy": "ddp", "gradient_compression": "powersgd", "bucket_mib": 0.01},
-                                         {}, (2,), 2e-2, 0.3, 2e-2),
+                                         {}, (2,), 5e-3, 0.4, 0.5),
     "fsdp": Case({"strategy": "fsdp"}),
     "fsdp, accumulated": Case({"strategy": "fsdp"}, {"train": {"micro_batch": 1}}),
     "fsdp, Llama-shaped": Case({"strategy": "fsdp"}, {"model": LLAMA}),
@@ -63,7 +64,7 @@ CASES = {
     "fsdp, blocks recomputed": Case({"strategy": "fsdp"}, {"train": {"activation_checkpointing": "block"}}),
     "fsdp, ZeRO-2": Case({"strategy": "fsdp", "zero_stage": 2}),
     "fsdp, ZeRO-2, accumulated": Case({"strategy": "fsdp", "zero_stage": 2}, {"train": {"micro_batch": 1}}),
-    "fsdp, bf16": Case({"strategy": "fsdp"}, {"train": {"precision": "bf16"}}, (2, 4), 1e-2, 5e-2, 2e-2),
+    "fsdp, bf16": Case({"strategy": "fsdp"}, {"train": {"precision": "bf16"}}, (2, 4), 5e-4, 5e-3, 0.1),
     "dp×fsdp": Case({"strategy": "fsdp", "dp": 2}, {}, (4,)),
     "dp×fsdp, accumulated": Case({"strategy": "fsdp", "dp": 2}, {"train": {"micro_batch": 1}}, (4,)),
     "dp×fsdp, ZeRO-2": Case({"strategy": "fsdp", "dp": 2, "zero_stage": 2}, {}, (4,)),
@@ -113,11 +114,17 @@ def test_gradient_norms_are_one_devices_on_every_rank(trained: Trained) -> None:
 
 def test_weights_at_step_10_are_one_devices_and_replicas_agree(trained: Trained) -> None:
     case, single, ranks = trained
+    after = ranks[0]["after"]
     assert len({one["checksum"] for one in ranks}) == 1
+    if case.drift_tolerance is not None:
+        assert 0 < distance(after, single["after"]) / distance(single["before"], single["after"]) < case.drift_tolerance
+        return
     for name, weight in single["after"].items():
-        torch.testing.assert_close(
-            ranks[0]["after"][name], weight, rtol=1e-3, atol=case.weight_tolerance, msg=lambda m, n=name: n + m
-        )
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-5, msg=lambda m, n=name: n + m)
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    return float(torch.cat([(ours[name] - theirs[name]).flatten() for name in theirs]).norm())
 
 
 def test_evaluation_is_one_devices(trained: Trained) -> None:

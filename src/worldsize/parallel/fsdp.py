@@ -86,17 +86,16 @@ class FullyShardedDataParallel:
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
         from torch.distributed.fsdp import FSDPModule
 
-        from worldsize.measure.fsdp_clock import BlockingCollectives
+        from worldsize.measure.fsdp_clock import fsdp_clock_for
         from worldsize.train.replica import Replica
 
         prefixes = describe(config.model).block_prefixes
         self._keeps_weights = config.parallel.zero_stage == 2
         self.root = shard(model, prefixes, config, mesh_of(context))
-        self._blocking = BlockingCollectives()
-        if context.device.type == "cpu":
-            for module in model.modules():
-                if isinstance(module, FSDPModule):
-                    self._blocking.attach(module, hybrid=context.layout.dp > 1)
+        self._marks = fsdp_clock_for(context.device)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                self._marks.attach(module)
         self.replica = Replica(model, config, context.device)
 
     def step(
@@ -105,13 +104,13 @@ class FullyShardedDataParallel:
         if not exchange:
             raise ValueError("strategy 'fsdp' cannot leave its exchange out: forward needs the other ranks' weights")
         last = len(micro_batches) - 1
-        self._blocking.clock = clock
+        self._marks.clock = clock
         self._end_of_step(False)
         loss_sum = self.replica.forward_backward(micro_batches[:last])
         self._end_of_step(True)
         loss_sum = loss_sum + self.replica.forward_backward(micro_batches[last:])
-        self._blocking.clock = None
-        clock.mark("compute_s")
+        self._marks.clock = None
+        clock.mark_exchange()
         grad_norm = self.replica.update(learning_rate)
         clock.mark("optimizer_s")
         return StepOutput(loss_sum, grad_norm)

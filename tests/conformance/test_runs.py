@@ -1,0 +1,48 @@
+"""Whole runs of each strategy through the launcher: the same work, its bytes as predicted, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from worldsize.config.load import load
+from worldsize.launch.local import launch
+from worldsize.records import RunResult
+
+SMALL = [
+    "model.num_layers=2", "model.d_model=32", "model.context_length=32", "train.steps=7", "train.global_batch=8",
+    "train.eval_samples=8", "data.max_bytes=60000", "measure.probe_rounds=2", "measure.trace_steps=1",
+    "measure.matmul=false", "device.kind=cpu", "device.pin=false",
+]  # fmt: skip
+STRATEGIES = {
+    "allreduce": ["parallel.strategy=allreduce"],
+    "fsdp": ["parallel.strategy=fsdp", "train.micro_batch=2"],
+    "ddp with PowerSGD": ["parallel.strategy=ddp", "parallel.gradient_compression=powersgd"],
+}
+
+
+def result_of(tmp_path: Path, world_size: int, overrides: list[str]) -> RunResult:
+    launch(load(None, [*SMALL, *overrides]), world_size=world_size, out=tmp_path, command=["test"])
+    return RunResult.model_validate_json((tmp_path / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return result_of(tmp_path_factory.mktemp("single"), 1, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_run_is_the_same_work_as_one_devices(name: str, single: RunResult, tmp_path: Path) -> None:
+    result = result_of(tmp_path, 2, STRATEGIES[name])
+    assert result.samples_digest == single.samples_digest == result.samples_digest_expected
+    assert result.losses == pytest.approx(single.losses, rel=1e-2 if "PowerSGD" in name else 1e-5)
+    assert result.evaluations[-1].loss == pytest.approx(single.evaluations[-1].loss, rel=1e-2)
+    assert result.communication_bytes.observed == result.communication_bytes.predicted
+    assert result.checksums[0].by_rank == single.checksums[0].by_rank * 2
+    assert all(len(set(checksum.by_rank)) == 1 for checksum in result.checksums)
+    assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
+    exposed = result.exposed_communication
+    assert exposed is not None
+    assert (exposed.ablation_s is None) == (exposed.ablation_absent_because is not None) == (name == "fsdp")
