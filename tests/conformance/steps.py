@@ -24,6 +24,7 @@ from worldsize.parallel.strategy import Strategy
 from worldsize.records import CollectiveCount
 from worldsize.train.checksum import weights_checksum
 from worldsize.train.feed import Feed
+from worldsize.train.run import seed_dropout
 
 NUM_STEPS = 10
 LENGTH = 16
@@ -81,6 +82,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
     """
     layout = layout_for(config.parallel, world_size)
     context = RankContext(rank, world_size, rank, torch.device(device), layout)
+    seed_dropout(config.train.seed, context)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, world_size)]()
     strategy.prepare(model, config, context)

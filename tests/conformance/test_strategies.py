@@ -169,3 +169,14 @@ def test_sharded_ranks_hold_their_part_of_weights_and_moments(trained: Trained) 
             assert one["held_bytes"] == single["held_bytes"]
         else:  # rows that do not divide: the last rank holds less
             assert one["held_bytes"] == pytest.approx(single["held_bytes"] / layout.fsdp, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["allreduce", "ddp", "ddp, blocks recomputed", "fsdp", "fsdp, blocks recomputed"])
+def test_dropout_is_reproducible_from_the_seed(name: str, two_ranks: Ranks) -> None:
+    parallel, rest = CASES[name].parallel, CASES[name].rest
+    config = config_of(parallel=parallel, model={"dropout": 0.2}, train={"steps": 3, **rest.get("train", {})})
+    first, again = (two_ranks.run(train, config) for _ in range(2))
+    assert [one["losses"] for one in first] == [one["losses"] for one in again]
+    assert first[0]["checksum"] == again[0]["checksum"] == first[1]["checksum"]
+    without = two_ranks.run(train, config_of(parallel=parallel, train={"steps": 3}))
+    assert first[0]["losses"] != without[0]["losses"]
