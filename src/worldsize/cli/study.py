@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 REPEATS = 3
 REPEATS_WITH_UNTIL = 5
-"""Stopping as soon as the interval looks narrow favours intervals that are too narrow: fewer rounds would hold the truth
-too seldom (docs/explain/intervals.md)."""
+"""Stopping once the interval looks narrow favours intervals that are too narrow; with fewer rounds they would hold the
+truth too seldom (docs/explain/intervals.md)."""
 
 
 def study(
