@@ -72,7 +72,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_dry_run_shows_up_to_how_many_repeats_there_may_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "--preset", "tiny", "--nproc", "1,2", "--until", "3%", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("2 cells × 3 to 10 repeats")
+    assert capsys.readouterr().out.startswith("2 cells × 5 to 10 repeats")
 
 
 def test_what_is_no_percentage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from worldsize.study.grid import Cell
     from worldsize.study.records import StudyPlan, StudyResult
 
+REPEATS = 3
+REPEATS_WITH_UNTIL = 5
+"""Stopping once the interval looks narrow favours intervals that are too narrow; with fewer rounds they would hold the
+truth too seldom (docs/explain/intervals.md)."""
+
 
 def study(
     config: ConfigArguments = None,
@@ -36,7 +41,10 @@ def study(
     scaling: Annotated[
         str, typer.Option(metavar="strong|weak", help="What stays the same: the global batch, or the per-device batch.")
     ] = "strong",
-    repeats: Annotated[int, typer.Option(metavar="R", min=1, help="Runs of each cell, in interleaved rounds.")] = 3,
+    repeats: Annotated[
+        int | None,
+        typer.Option(metavar="R", min=1, help="Runs of each cell, in interleaved rounds. Default: 3, 5 with --until."),
+    ] = None,
     until: Annotated[
         str | None,
         typer.Option(metavar="3%", help="Repeat further until each speedup's interval is so narrow, cell by cell."),
@@ -83,7 +91,7 @@ def study(
         global_batches=parse_counts(global_batch, "--global-batch") if global_batch else None,
         vary=parse_vary(vary or []),
         scaling="weak" if scaling == "weak" else "strong",
-        repeats=repeats,
+        repeats=repeats or (REPEATS_WITH_UNTIL if until else REPEATS),
         command=["worldsize", *sys.argv[1:]],
         until=parse_share(until, "--until") if until else None,
         max_repeats=max_repeats,
