@@ -152,6 +152,9 @@ class ExposedCommunication(Record):
         None,
         description="time in traced steps that gradients are copied into exchange buckets: part of the ablation, compute in the trace",
     )
+    traced_step_s: Measured | None = Field(
+        None, description="wall time of the traced steps; what it has over the step time is the profiler's"
+    )
     disagreement: str | None = Field(
         None, description="a sentence when ablation and trace differ by more than 10 %, with what accounts for it"
     )

@@ -64,9 +64,9 @@ def test_the_books_close_whatever_the_steps(first: list, second: list) -> None:
 
 
 def exposed(
-    ablation_s: float, trace_s: float, contention_s: float = 0.0, copies_s: float = 0.0
+    ablation_s: float, trace_s: float, contention_s: float = 0.0, copies_s: float = 0.0, traced_step_s: float = 0.1
 ) -> ExposedCommunication:
-    names = {"clock_s": ablation_s, "ablation_s": ablation_s, "trace_s": trace_s}
+    names = {"clock_s": ablation_s, "ablation_s": ablation_s, "trace_s": trace_s, "traced_step_s": traced_step_s}
     return ExposedCommunication(
         **{name: measured([value]) for name, value in names.items()},
         contention_s=measured([contention_s]),
@@ -79,13 +79,21 @@ def test_two_ways_within_ten_percent_agree() -> None:
     assert summary.disagreement(exposed(0.0104, 0.0100), 0.1) is None
 
 
-def test_a_difference_is_explained_by_contention_and_copies_or_said_to_be_unexplained() -> None:
+def test_what_the_trace_misses_is_explained_by_contention_and_copies_or_said_to_be_unexplained() -> None:
     explained = summary.disagreement(exposed(0.0100, 0.0060, contention_s=0.003, copies_s=0.001), 0.1)
     assert explained is not None
     assert "differ by 4.00 ms" in explained
     assert "for 3.00 ms" in explained
     assert "unexplained" not in explained
     assert "4.00 ms remain unexplained" in (summary.disagreement(exposed(0.0100, 0.0060), 0.1) or "")
+
+
+def test_what_the_trace_has_too_much_is_explained_by_the_profiler_or_said_to_be_unexplained() -> None:
+    explained = summary.disagreement(exposed(0.0060, 0.0100, traced_step_s=0.104), 0.1)
+    assert explained is not None
+    assert "profiling made the traced steps 4.00 ms longer" in explained
+    assert "unexplained" not in explained
+    assert "4.00 ms remain unexplained" in (summary.disagreement(exposed(0.0060, 0.0100), 0.1) or "")
 
 
 def test_exposed_communication_takes_ranks_apart_then_averages() -> None:
@@ -97,6 +105,7 @@ def test_exposed_communication_takes_ranks_apart_then_averages() -> None:
         without_exchange_s=[[1.0, 1.1], [1.5, 1.5]],
         traced_s=[[0.9], [0.5]],
         copies_s=[[0.0], [0.0]],
+        traced_step_s=[[2.0], [2.0]],
     )
     assert found.clock_s.median == pytest.approx(0.75)
     assert found.ablation_s is not None

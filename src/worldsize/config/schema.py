@@ -159,7 +159,7 @@ class MeasureConfig(Section):
         ge=0,
         description="rounds of extra steps after training: with exchange, without, and without the clock; 0 = no probes",
     )
-    trace_steps: int = Field(2, ge=0, description="profiled steps after training; 0 = no trace")
+    trace_steps: int = Field(5, ge=0, description="profiled steps after training; 0 = no trace")
     matmul: bool = Field(True, description="measure this device's best matmul rate before training")
     keep_trace: bool = Field(False, description="keep trace.rank{R}.json.gz")
 

@@ -77,6 +77,7 @@ def exposed_communication(
     without_exchange_s: Sequence[Sequence[float]],
     traced_s: Sequence[Sequence[float]],
     copies_s: Sequence[Sequence[float]],
+    traced_step_s: Sequence[Sequence[float]],
 ) -> ExposedCommunication:
     """Return exposed communication by clock, ablation and trace; every argument is by rank, then by step or round."""
     differences_s = [
@@ -91,6 +92,7 @@ def exposed_communication(
         trace_s=_measured_over_ranks(traced_s),
         contention_s=_measured_over_ranks(contention_s),
         copies_s=_measured_over_ranks(copies_s),
+        traced_step_s=_measured_over_ranks(traced_step_s),
     )
     exposed.disagreement = disagreement(exposed, step_s)
     return exposed
@@ -102,21 +104,37 @@ def disagreement(exposed: ExposedCommunication, step_time_s: float) -> str | Non
         return None
     ablation_s, trace_s = exposed.ablation_s.median, exposed.trace_s.median
     tolerance_s = max(AGREEMENT * max(ablation_s, trace_s), NEGLIGIBLE * step_time_s)
-    if abs(ablation_s - trace_s) <= tolerance_s:
+    gap_s = abs(ablation_s - trace_s)
+    if gap_s <= tolerance_s:
         return None
-    contention_s = exposed.contention_s.median if exposed.contention_s else 0.0
-    copies_s = exposed.copies_s.median if exposed.copies_s else 0.0
-    accounted_s = trace_s + contention_s + copies_s
-    spread_s = exposed.ablation_s.high - exposed.ablation_s.low
-    rest_s = ablation_s - accounted_s
-    sentence = (
-        f"ablation {_ms(ablation_s)} and trace {_ms(trace_s)} differ by {_ms(abs(ablation_s - trace_s))}: while "
-        f"communication was in flight its threads kept compute off its core for {_ms(contention_s)}, and copying "
-        f"gradients into buckets took {_ms(copies_s)}, both of which a trace books as compute"
-    )
-    if abs(rest_s) <= max(tolerance_s, spread_s):
-        return f"{sentence}; what remains, {_ms(rest_s)}, is within the measurement's spread of {_ms(spread_s)}."
-    return f"{sentence}; {_ms(rest_s)} remain unexplained: take the larger number, and repeat on a quiet machine."
+    if ablation_s > trace_s:
+        contention_s, copies_s = _median_or_0(exposed.contention_s), _median_or_0(exposed.copies_s)
+        accounted_s = contention_s + copies_s
+        why = (
+            f"while communication was in flight its threads kept compute off its core for {_ms(contention_s)}, and "
+            f"copying gradients into buckets took {_ms(copies_s)}, both of which a trace books as compute"
+        )
+    else:
+        accounted_s = max(0.0, _median_or_0(exposed.traced_step_s) - step_time_s)
+        why = (
+            f"profiling made the traced steps {_ms(accounted_s)} longer, and what it adds to one rank the others wait for"
+        )
+    told = f"ablation {_ms(ablation_s)} and trace {_ms(trace_s)} differ by {_ms(gap_s)}: {why}"
+    spread_s = max(_spread_s(exposed.ablation_s), _spread_s(exposed.trace_s))
+    rest_s = gap_s - accounted_s
+    if rest_s <= tolerance_s:
+        return f"{told}."
+    if rest_s <= spread_s:
+        return f"{told}; what remains, {_ms(rest_s)}, is within the measurement's spread of {_ms(spread_s)}."
+    return f"{told}; {_ms(rest_s)} remain unexplained: take the larger number, and repeat on a quiet machine."
+
+
+def _median_or_0(value: Measured | None) -> float:
+    return value.median if value else 0.0
+
+
+def _spread_s(value: Measured) -> float:
+    return value.high - value.low
 
 
 def measuring_cost(

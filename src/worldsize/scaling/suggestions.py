@@ -90,7 +90,7 @@ def too_uncertain(answers: Answers | None) -> list[str]:
         return []
     return [
         f"What another batch or smaller gradients would give cannot be said: the ends of the fitted model's intervals "
-        f"differ by more than {percent(GREATEST_SPREAD - 1)}."
+        f"differ by more than {percent(GREATEST_SPREAD - 1)}. A further batch in --global-batch narrows them."
     ]
 
 

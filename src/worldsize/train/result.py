@@ -115,6 +115,7 @@ def _exposed(rows: summary.Rows, reports: Sequence[RankReport]) -> ExposedCommun
         without_exchange_s=[report.probes_s.get(WITHOUT_EXCHANGE, []) for report in reports],
         traced_s=[[step.exposed_communication_s for step in report.traced] for report in reports],
         copies_s=[[step.copies_s for step in report.traced] for report in reports],
+        traced_step_s=[[step.wall_s for step in report.traced] for report in reports],
     )
     if not can_skip:
         exposed.ablation_absent_because = CANNOT_SKIP
