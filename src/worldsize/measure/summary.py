@@ -117,7 +117,8 @@ def disagreement(exposed: ExposedCommunication, step_time_s: float) -> str | Non
     else:
         accounted_s = max(0.0, _median_or_0(exposed.traced_step_s) - step_time_s)
         why = (
-            f"profiling made the traced steps {_ms(accounted_s)} longer, and what it adds to one rank the others wait for"
+            f"profiling made the traced steps {_ms(accounted_s)} longer, and what it adds to one rank "
+            f"the others wait for"
         )
     told = f"ablation {_ms(ablation_s)} and trace {_ms(trace_s)} differ by {_ms(gap_s)}: {why}"
     spread_s = max(_spread_s(exposed.ablation_s), _spread_s(exposed.trace_s))

@@ -221,7 +221,8 @@ def _exposed(runs: Sequence[Run]) -> ExposedCommunication | None:
         return measured(medians) if medians else None
 
     ways: dict[str, Any] = {
-        way: over_repeats(way) for way in ("clock_s", "ablation_s", "trace_s", "contention_s", "copies_s", "traced_step_s")
+        way: over_repeats(way)
+        for way in ("clock_s", "ablation_s", "trace_s", "contention_s", "copies_s", "traced_step_s")
     }
     pooled = ExposedCommunication(
         **ways,
