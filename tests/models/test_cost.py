@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models.model_configs import gpt, llama, models
 from worldsize.config.schema import ModelConfig
-from worldsize.models import attention, cost
+from worldsize.models import cost
 from worldsize.models.decoder import Decoder, build
 from worldsize.train.loss import loss_sum
 
@@ -106,10 +106,7 @@ def saved_bytes(decoder: Decoder, model: ModelConfig, num_samples: int, *, autoc
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("shape", [gpt, llama])
-def test_activation_bytes_are_what_autograd_keeps(
-    shape: Callable[..., ModelConfig], precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attention, "LONGEST_EXPLICIT", 0)
+def test_activation_bytes_are_what_autograd_keeps(shape: Callable[..., ModelConfig], precision: str) -> None:
     model = shape(num_layers=4, d_model=128, d_ff=384, vocab_size=512, context_length=64)
     decoder = build(model, 0, "cpu")
     real = saved_bytes(decoder, model, 8, autocast=precision == "bf16")
