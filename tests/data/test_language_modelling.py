@@ -46,14 +46,13 @@ def test_samples_are_slices(
         assert batch.global_target_tokens == 999
 
 
-def test_batches_are_contiguous_int64_and_own_their_memory(tmp_path: Path) -> None:
+def test_batches_are_int64_and_own_their_memory(tmp_path: Path) -> None:
     task = LanguageModelling(token_file(tmp_path, 100, 90), 8, "train")
     batch = task.batch(np.array([1, 1, 3]), 1)
     for tensor in (batch.tokens_BT, batch.targets_BT):
         assert tensor.dtype == torch.int64
         assert tensor.shape == (3, 8)
-        assert tensor.is_contiguous()
-        tensor += 1  # would fail, or reach the file, were it a view of it
+    batch.tokens_BT += 1  # would fail, or reach the file, were it a view of it
     assert torch.equal(task.batch(np.array([1]), 1).tokens_BT[0] + 1, batch.tokens_BT[0])
 
 
