@@ -6,18 +6,16 @@ The baseline that shows what overlapping (ddp) is worth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import FP32_BYTES
-from worldsize.parallel.data_parallel import dp_alone
+from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor, nn
 
     from worldsize.data.batch import Batch
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from worldsize.parallel.context import RankContext
 
 
-class AllReduce:
+class AllReduce(HoldsReplica):
     """Every rank holds the whole model and sees its share of the samples."""
 
     name: ClassVar[str] = "allreduce"
@@ -78,12 +76,3 @@ class AllReduce:
             return None  # fp16's loss scale is still in them
         norm: Tensor = torch.nn.utils.get_total_norm(self._gradients()) * self._num_replicas
         return norm
-
-    def evaluate(self, batch: Batch) -> Tensor:
-        return self.replica.evaluate(batch)
-
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return self.replica.full_parameters()
-
-    def state(self) -> dict[str, Any]:
-        return self.replica.state()

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 from worldsize.parallel.layout import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from worldsize.data.batch import Batch
+    from worldsize.train.replica import Replica
+
+
+class HoldsReplica:
+    """Hands on what a strategy's replica answers by itself; `prepare` sets it."""
+
+    replica: Replica
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        return self.replica.evaluate(batch)
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        return self.replica.full_parameters()
+
+    def state(self) -> dict[str, Any]:
+        return self.replica.state()
 
 
 def dp_alone(strategy: str, layout: Layout) -> list[str]:

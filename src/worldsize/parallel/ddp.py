@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
 from worldsize.parallel.compression import exchange_of, payload_bytes
-from worldsize.parallel.data_parallel import dp_alone
+from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from torch import Tensor, nn
     from torch.distributed import GradBucket  # type: ignore[attr-defined]
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from worldsize.parallel.context import RankContext
 
 
-class DistributedDataParallel:
+class DistributedDataParallel(HoldsReplica):
     """Every rank holds the whole model and sees its share of the samples."""
 
     name: ClassVar[str] = "ddp"
@@ -104,12 +102,3 @@ class DistributedDataParallel:
         # Buckets hold the rank's sum over the global count of tokens; its mean is over its own share of them.
         local_norm: Tensor = torch.linalg.vector_norm(torch.stack(norms)) * self._num_replicas
         return local_norm
-
-    def evaluate(self, batch: Batch) -> Tensor:
-        return self.replica.evaluate(batch)
-
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return self.replica.full_parameters()
-
-    def state(self) -> dict[str, Any]:
-        return self.replica.state()

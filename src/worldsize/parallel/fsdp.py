@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import BF16_BYTES, FP32_BYTES, describe
+from worldsize.parallel.data_parallel import HoldsReplica
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from worldsize.parallel.context import RankContext
 
 
-class FullyShardedDataParallel:
+class FullyShardedDataParallel(HoldsReplica):
     """Ranks see different samples and share one replica's weights."""
 
     name: ClassVar[str] = "fsdp"
@@ -124,17 +123,11 @@ class FullyShardedDataParallel:
     def evaluate(self, batch: Batch) -> Tensor:
         from torch.distributed.fsdp import FSDPModule
 
-        loss_sum = self.replica.evaluate(batch)
+        loss_sum = super().evaluate(batch)
         for module in self.replica.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # a forward without backward leaves some units gathered
         return loss_sum
-
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return self.replica.full_parameters()
-
-    def state(self) -> dict[str, Any]:
-        return self.replica.state()
 
 
 def mesh_of(context: RankContext) -> DeviceMesh:

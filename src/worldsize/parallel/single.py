@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
+from worldsize.parallel.data_parallel import HoldsReplica
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor, nn
+    from torch import nn
 
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import StepClock
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from worldsize.parallel.context import RankContext
 
 
-class SingleDevice:
+class SingleDevice(HoldsReplica):
     """Forward, backward and update on one device."""
 
     name: ClassVar[str] = "single"
@@ -50,12 +49,3 @@ class SingleDevice:
         grad_norm = self.replica.update(learning_rate)
         clock.mark("optimizer_s")
         return StepOutput(loss_sum, grad_norm)
-
-    def evaluate(self, batch: Batch) -> Tensor:
-        return self.replica.evaluate(batch)
-
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        return self.replica.full_parameters()
-
-    def state(self) -> dict[str, Any]:
-        return self.replica.state()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from worldsize.report.curves import curve_label
 from worldsize.report.numbers import MICROSECONDS, PERCENT, Unit, time_unit
 from worldsize.report.rows import Column, Table, Value, number_column, value, words
@@ -130,9 +128,3 @@ def limits(fits: LawFits) -> list[str]:
         f"{capital(curve_label(fits.scaling, one.series, one.batch))}: believable to {one.believable_to:,} devices."
         for one in fits.outlook
     ]
-
-
-def titles(fits: LawFits, laws: Sequence[str]) -> list[str]:
-    """Return the titles of laws by their names."""
-    known = {fit.law: fit.title for fit in fits.fits}
-    return [known.get(law, law) for law in laws]

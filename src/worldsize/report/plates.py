@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worldsize.report import captions
 from worldsize.report.document import Numbers, Plate
+from worldsize.report.figures.training import has_losses
 from worldsize.report.runs import RunFolders
 from worldsize.study.records import StudyResult
 
@@ -55,7 +56,7 @@ def _has_ratio(result: StudyResult, _runs: RunFolders) -> bool:
 
 
 def _has_losses(result: StudyResult, _runs: RunFolders) -> bool:
-    return any(cell.losses for cell in result.cells)
+    return has_losses(result)
 
 
 def _has_lost_time(result: StudyResult, _runs: RunFolders) -> bool:

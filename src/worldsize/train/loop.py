@@ -81,17 +81,16 @@ class Trainer:
             self.where.step = step
             self._pending.append(self._timed_step(step))
             done = step + 1
-            if done % self.config.measure.window_steps == 0 or done == num_steps or self._is_due(done):
+            evaluates = self._evaluates_after(done)
+            checks = done % self.config.train.checksum_every_steps == 0 or done == num_steps
+            if done % self.config.measure.window_steps == 0 or evaluates or checks:
                 self._close_window()
-            if self._evaluates_after(done):
+            if evaluates:
                 self._evaluate(done)
-            if done % self.config.train.checksum_every_steps == 0 or done == num_steps:
+            if checks:
                 self._checksum(done)
         self.log.wall_s = time.perf_counter() - began_s
         return self.log
-
-    def _is_due(self, done: int) -> bool:
-        return self._evaluates_after(done) or done % self.config.train.checksum_every_steps == 0
 
     def _evaluates_after(self, done: int) -> bool:
         every = self.config.train.eval_every_steps

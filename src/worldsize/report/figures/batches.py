@@ -23,11 +23,6 @@ def compared(result: StudyResult) -> dict[tuple[int, str], list[CellResult]]:
     return lines
 
 
-def has_batches(result: StudyResult) -> bool:
-    """Whether some number of devices was compared at more than one batch."""
-    return any(len(cells) > 1 for cells in compared(result).values())
-
-
 @theme.styled
 def batch_efficiency(result: StudyResult) -> Figure:
     """Efficiency against the global batch, a line for each number of devices; dotted: the gradient noise's answer."""

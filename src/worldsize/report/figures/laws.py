@@ -20,11 +20,6 @@ from worldsize.study.records import CellResult, StudyResult
 MOST_CURVES = 4
 
 
-def has_laws(result: StudyResult) -> bool:
-    """Whether a law could be fitted."""
-    return result.fits is not None and result.fits.best is not None
-
-
 def chosen(fits: LawFits) -> LawFit:
     """Return the law that the evidence chose; there must be one."""
     return next(fit for fit in fits.fits if fit.law == fits.best)

@@ -80,11 +80,6 @@ def _bar(axes: Axes, row: int, cell: CellResult, present: list[str], unit: Unit)
         start += length
 
 
-def has_exposed(result: StudyResult) -> bool:
-    """Whether any cell measured exposed communication: none does at world size 1."""
-    return any(cell.exposed_communication for cell in result.cells)
-
-
 def methods(exposed: ExposedCommunication) -> dict[str, Measured | None]:
     """Return the three measures by name, in drawing order."""
     return {"clock": exposed.clock_s, "ablation": exposed.ablation_s, "trace": exposed.trace_s}
