@@ -209,9 +209,9 @@ def tensors_of(state: dict[str, Any], path: str = "") -> dict[str, Tensor]:
     return tensors
 
 
-def numbers_of(state: dict[str, Any], path: str = "") -> dict[str, float]:
+def numbers_of(state: dict[str, Any], path: str = "") -> dict[str, int | float]:
     """Return a state's plain numbers by name. Lists are left out: the optimizer's settings follow from the config."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, int | float] = {}
     for name, value in state.items():
         if isinstance(value, dict):
             numbers |= numbers_of(value, f"{path}{name}/")
