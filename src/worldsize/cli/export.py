@@ -1,4 +1,4 @@
-"""`worldsize export`: a run's weights as a file for other programs. To add a format: a function and a line in FORMATS."""
+"""`worldsize export`: a run's weights as a file for other programs. A new format is a line in FORMATS."""
 
 from __future__ import annotations
 

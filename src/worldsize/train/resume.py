@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from worldsize.checkpoint_folder import Checkpoint, Manifest
 from worldsize.errors import UserError
@@ -51,7 +51,7 @@ def stored_tensors(path: Path) -> Stored:
 def read_into(tensors: dict[str, Tensor], path: Path) -> None:
     """Fill tensors, or this rank's shards of them, from a checkpoint's tensors of the same names and shapes."""
     quiet_on_one_device()
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)  # type: ignore[arg-type]
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
 
 
 def read_whole(names: Sequence[str], stored: Stored, path: Path) -> dict[str, Tensor]:
