@@ -4,8 +4,8 @@ python -m benchmarks.kills --kills 30 --out out/kills
 
 One run trains undisturbed. Then the same run trains again while one of its ranks is killed again and again; torchrun
 starts all ranks anew (`--max-restarts`), and they go on from the newest checkpoint. When a run finishes before all
-kills are done, another begins. Asked of each: did it finish; was any checkpoint on disk ever damaged; are losses, samples and
-checksums those of the undisturbed run; are the final weights and optimizer moments the same, bit for bit.
+kills are done, another begins. Asked of each: did it finish; was any checkpoint on disk ever damaged; are losses,
+samples and checksums those of the undisturbed run; are the final weights and moments the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from worldsize.checkpoint_folder import CHECKPOINTS, SAVING, checkpoints_in, dam
 from worldsize.records import RunResult
 
 SETTINGS = [
-    "model.num_layers=1", "model.d_model=32", "model.num_heads=2", "model.context_length=32", "model.dropout=0.1", "train.global_batch=8",
-    "train.eval_samples=8", "train.eval_every_steps=20", "train.checksum_every_steps=100", "data.max_bytes=200000",
-    "measure.matmul=false", "measure.probe_rounds=0", "measure.trace_steps=0", "device.kind=cpu", "device.pin=false",
-    "device.timeout_s=60", "checkpoint.every_steps=5",
+    "model.num_layers=1", "model.d_model=32", "model.num_heads=2", "model.context_length=32", "model.dropout=0.1",
+    "train.global_batch=8", "train.eval_samples=8", "train.eval_every_steps=20", "train.checksum_every_steps=100",
+    "data.max_bytes=200000", "measure.matmul=false", "measure.probe_rounds=0", "measure.trace_steps=0",
+    "device.kind=cpu", "device.pin=false", "device.timeout_s=60", "checkpoint.every_steps=5",
 ]  # fmt: skip
 LOOK_EVERY_S = 0.002
 LONGEST_S = 300.0
@@ -45,7 +45,7 @@ class Kill:
     run: int
     rank: int
     aimed_at: str
-    """'any moment' of a life, starting included, or 'a save'."""
+    """'starting', before its first save; 'training', between saves or in one; 'a save', a few milliseconds into it."""
     after_s: float
     """Since the ranks of this life were started."""
     newest_step: int
@@ -110,27 +110,29 @@ def wait_for_life(agent: subprocess.Popen[bytes], before: set[int]) -> dict[int,
     return {}
 
 
-def is_saving(out: Path, since: float) -> bool:
-    """Return whether a half-written folder lies there that this life began, `since` being when it did (time.time)."""
+def being_saved(out: Path, since: float) -> set[Path]:
+    """Return the half-written folders that this life began, `since` being when it did (time.time)."""
     try:
-        return any(folder.stat().st_mtime >= since for folder in (out / CHECKPOINTS).glob(f"{SAVING}*"))
+        return {folder for folder in (out / CHECKPOINTS).glob(f"{SAVING}*") if folder.stat().st_mtime >= since}
     except FileNotFoundError:  # renamed or removed between the two looks
-        return False
+        return set()
 
 
 def wait_for_the_moment(
     agent: subprocess.Popen[bytes], out: Path, aimed_at: str, since: float, chance: random.Random
 ) -> bool:
     """Wait until it is time to kill; False when the run ended first. `since` is when the life began (time.time)."""
-    until_s = time.monotonic() + (chance.uniform(0.0, 12.0) if aimed_at == "any moment" else LONGEST_S)
+    num_saves = {"starting": 0, "training": 1, "a save": chance.randint(1, 10)}[aimed_at]
+    delay_s = {"starting": 10.0, "training": 2.0, "a save": 0.02}[aimed_at] * chance.random()
+    until_s, seen = time.monotonic() + LONGEST_S, set[Path]()
     while time.monotonic() < until_s:
         if agent.poll() is not None or (out / "result.json").exists():
             return False
-        if aimed_at == "a save" and is_saving(out, since):
-            time.sleep(chance.uniform(0.0, 0.02))
-            return True
+        seen |= being_saved(out, since)
+        if len(seen) >= num_saves:
+            until_s, num_saves = min(until_s, time.monotonic() + delay_s), sys.maxsize
         time.sleep(LOOK_EVERY_S)
-    return aimed_at == "any moment"
+    return num_saves == sys.maxsize
 
 
 def damaged_checkpoints(out: Path) -> list[str]:
@@ -151,14 +153,16 @@ def killed_run(index: int, out: Path, num_steps: int, kills: list[Kill], left: i
             before = {process.pid for process in ranks.values()}
             if left == 0:
                 break
-            aimed_at = chance.choice(["any moment", "a save"])
+            aimed_at = chance.choice(["starting", "training", "training", "a save", "a save"])
             if not wait_for_the_moment(agent, out, aimed_at, since, chance):
                 break
             rank = chance.choice([0, 1])
             ranks[rank].send_signal(signal.SIGKILL)
             after_s = time.time() - since
             newest = max((checkpoint.step for checkpoint in checkpoints_in(out)), default=0)
-            kills.append(Kill(index, rank, aimed_at, after_s, newest, is_saving(out, since), damaged_checkpoints(out)))
+            kills.append(
+                Kill(index, rank, aimed_at, after_s, newest, bool(being_saved(out, since)), damaged_checkpoints(out))
+            )
             left -= 1
             print(f"kill {len(kills)}: rank {rank}, aimed at {aimed_at}, newest step {newest}", file=sys.stderr)
         agent.wait(LONGEST_S)

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from worldsize.config.rules import precision_fits
 from worldsize.config.schema import Config, DeviceConfig
@@ -67,7 +67,7 @@ def joined(config: Config, layout: Layout) -> Iterator[RankContext]:
         dist.destroy_process_group()
 
 
-def _store_of_this_life(timeout: timedelta) -> dist.Store | None:
+def _store_of_this_life(timeout: timedelta) -> Store | None:
     """Return torchrun's store under names of this start alone; None where no torchrun keeps one.
 
     torchrun keeps one store for all its restarts, with the addresses of ranks that have died. Found by those started
