@@ -29,6 +29,10 @@ PresetOption = Annotated[
 NprocOption = Annotated[
     int, typer.Option("--nproc", metavar="N", help="World size: how many ranks, and so devices, the run has.")
 ]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A run's folder, a checkpoint, an exported or a Hugging Face folder."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
