@@ -33,6 +33,9 @@ ModelArgument = Annotated[
     Path,
     typer.Argument(metavar="MODEL", help="A run's folder, a checkpoint, an exported or a Hugging Face folder."),
 ]
+MethodOption = Annotated[
+    str, typer.Option("--method", metavar="NAME", help="How weights are kept and multiplied: fp32 or bf16.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
