@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldsize.checkpoint_folder import MANIFEST, Checkpoint, read
 from worldsize.config.load import from_dict
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.data.cache import cache_folder
 from worldsize.data.corpus import open_corpus
 from worldsize.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, tokenizer_in
 from worldsize.errors import UserError
-from worldsize.inference.checkpoints import checkpoint_weights, is_checkpoint, newest_checkpoint
+from worldsize.inference.checkpoints import checkpoint_weights, newest_checkpoint
 from worldsize.inference.tensor_files import INDEX, WHOLE, read_tensors
 from worldsize.models.cost import parameter_shapes
 from worldsize.models.decoder import Decoder
@@ -70,8 +71,8 @@ def open_model(given: str | Path) -> OpenedModel:
         raise UserError(f"there is no model {str(given)!r}. MODEL is {ALLOWED}.")
     if path.is_dir() and (path / RUN).is_file():
         return _from_checkpoint(newest_checkpoint(path))
-    if is_checkpoint(path):
-        return _from_checkpoint(path)
+    if path.is_dir() and (path / MANIFEST).is_file():
+        return _from_checkpoint(read(path))
     if path.is_dir() and (path / OUR_CONFIG).is_file():
         return _from_export(path)
     if path.is_dir() and (path / HF_CONFIG).is_file():
@@ -106,13 +107,12 @@ def _from_export(folder: Path) -> OpenedModel:
     return OpenedModel(folder, "export", config.model, weights, tokenizer_in(folder), folder, config)
 
 
-def _from_checkpoint(folder: Path) -> OpenedModel:
-    config, tensors = checkpoint_weights(folder)
-    weights = strict(tensors, config.model, str(folder))
+def _from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
+    config = from_dict(checkpoint.manifest.config, str(checkpoint.path / MANIFEST))
+    weights = strict(checkpoint_weights(checkpoint), config.model, str(checkpoint.path))
     source = Path(config.data.tokenizer).expanduser()
-    return OpenedModel(
-        folder, "checkpoint", config.model, weights, _run_tokenizer(config), source if source.is_dir() else None, config
-    )
+    folder = source if source.is_dir() else None
+    return OpenedModel(checkpoint.path, "checkpoint", config.model, weights, _run_tokenizer(config), folder, config)
 
 
 def _run_tokenizer(config: Config) -> Tokenizer:
