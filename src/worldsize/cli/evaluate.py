@@ -20,12 +20,17 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="SOURCE", help="Text, as data.source; unset = the run's held-out text.", show_default=False
+            "--data",
+            metavar="SOURCE",
+            help="Text, as data.source; unset = the run's held-out text.",
+            show_default=False,
         ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option("--stride", metavar="N", help="Tokens between windows; unset = half the context.", show_default=False),
+        typer.Option(
+            "--stride", metavar="N", help="Tokens between windows; unset = half the context.", show_default=False
+        ),
     ] = None,
     max_bytes: Annotated[
         int | None, typer.Option("--max-bytes", metavar="N", help="Read only so much of --data.", show_default=False)

@@ -94,6 +94,8 @@ def _streamed(prompts: list[str]) -> OnText:
             if current not in over:
                 return
             current += 1
-            print(f"\n\n{prompts[current]}" if current < len(prompts) else "", end="" if current < len(prompts) else "\n")
+            print(
+                f"\n\n{prompts[current]}" if current < len(prompts) else "", end="" if current < len(prompts) else "\n"
+            )
 
     return show

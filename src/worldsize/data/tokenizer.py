@@ -25,7 +25,7 @@ MIN_BPE_SIZE = 257
 """256 bytes and the end of text."""
 
 
-class NoTokenizer(UserError):
+class NoTokenizerError(UserError):
     """A folder without a tokenizer."""
 
 
@@ -125,7 +125,7 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
     """Return the tokenizer of a model's folder, or None when it holds none. Raises UserError on damaged files."""
     try:
         return _from_folder(str(folder), folder)
-    except NoTokenizer:
+    except NoTokenizerError:
         return None
 
 
@@ -209,7 +209,7 @@ def _from_folder(spec: str, folder: Path) -> FastTokenizer:
     for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         if (folder / vocab).is_file() and (folder / merges).is_file():
             return _from_gpt2_files(spec, folder / vocab, folder / merges)
-    raise NoTokenizer(
+    raise NoTokenizerError(
         f"data.tokenizer={spec!r}: the folder holds no tokenizer. It needs tokenizer.json, or GPT-2's encoder.json and "
         "vocab.bpe (vocab.json and merges.txt)."
     )

@@ -6,6 +6,7 @@ it on address translation. One mapping that asks for huge pages was measured to 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import torch
@@ -39,10 +40,8 @@ def allocate(size_bytes: int) -> Tensor:
     """Return uint8 zeros that begin on a huge page's border; they live as long as a tensor looks at them."""
     mapping = mmap.mmap(-1, _rounded(size_bytes, HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with contextlib.suppress(OSError):  # a kernel without them
             mapping.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without them
-            pass
     whole = torch.frombuffer(mapping, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE_PAGE_BYTES
     return whole[start : start + size_bytes]

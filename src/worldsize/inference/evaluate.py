@@ -40,7 +40,9 @@ class Quality(Record):
     loss: float = Field(description="mean negative log-likelihood of a token, nats")
     loss_stderr: float = Field(description="standard error of the loss, tokens taken as independent")
     perplexity: float = Field(description="e to the loss: depends on the tokenizer")
-    bits_per_byte: float = Field(description="summed negative log-likelihood in bits, over bytes: comparable between tokenizers")
+    bits_per_byte: float = Field(
+        description="summed negative log-likelihood in bits, over bytes: comparable between tokenizers"
+    )
 
 
 class Text:
@@ -72,7 +74,9 @@ def held_out_text(data: DataConfig, tokenizer: Tokenizer) -> Text:
 
 def _checked(text: Text) -> Text:
     if len(text.ids) < 2:
-        raise UserError(f"{text.name} holds {len(text.ids)} tokens; evaluating needs at least 2. Give --data more text.")
+        raise UserError(
+            f"{text.name} holds {len(text.ids)} tokens; evaluating needs at least 2. Give --data more text."
+        )
     return text
 
 

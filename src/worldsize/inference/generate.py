@@ -89,5 +89,7 @@ def _encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
     if not ids and tokenizer.end_of_text is not None:
         return [tokenizer.end_of_text]
     if not ids:
-        raise UserError("--prompt is empty, and this model's tokenizer has no token that begins a text. Give some text.")
+        raise UserError(
+            "--prompt is empty, and this model's tokenizer has no token that begins a text. Give some text."
+        )
     return ids

@@ -62,8 +62,8 @@ class Network(nn.Module):
     def __init__(self, model: ModelConfig, weights: Mapping[str, Tensor], matrix: type[Matrix]) -> None:
         super().__init__()
         dims = dims_of(model)
-        self.token_embedding = matrix.pack(weights["token_embedding.weight"])
-        self.head = self.token_embedding if model.tied_head else matrix.pack(weights["head.weight"])
+        self.token_embedding: Matrix = matrix.pack(weights["token_embedding.weight"])
+        self.head: Matrix = self.token_embedding if model.tied_head else matrix.pack(weights["head.weight"])
         self.position_embedding = _optional(weights, "position_embedding.weight")
         self.blocks = nn.ModuleList(Block(model, dims, weights, prefix, matrix) for prefix in block_prefixes(model))
         self.final_norm = Norm(model, weights, "final_norm")
@@ -123,11 +123,10 @@ class Block(nn.Module):
         at = (span.rows_B.unsqueeze(1), slice(None), span.positions_BT)
         keys_SGTD[at], values_SGTD[at] = k_BTGD, v_BTGD
         rows = slice(span.first_row, span.first_row + x_BTC.shape[0])
-        attended_BTC = attend(
-            q_BTHD, keys_SGTD[rows, :, : span.length], values_SGTD[rows, :, : span.length], seen_BTN
-        )
+        attended_BTC = attend(q_BTHD, keys_SGTD[rows, :, : span.length], values_SGTD[rows, :, : span.length], seen_BTN)
         x_BTC = x_BTC + self.out(attended_BTC)
-        return x_BTC + self.down(self._activated(self.up(self.feed_forward_norm(x_BTC))))
+        fed_BTC: Tensor = self.down(self._activated(self.up(self.feed_forward_norm(x_BTC))))
+        return x_BTC + fed_BTC
 
     def _activated(self, up: Tensor) -> Tensor:
         if not self.gated:
@@ -146,7 +145,8 @@ def attend(q_BTHD: Tensor, keys_BGND: Tensor, values_BGND: Tensor, seen_BTN: Ten
         out_BHTD = F.scaled_dot_product_attention(
             q_BTHD.transpose(1, 2), keys_BGND, values_BGND, seen_BTN.unsqueeze(1), enable_gqa=True
         )
-        return out_BHTD.transpose(1, 2).flatten(2)
+        out_BTC: Tensor = out_BHTD.transpose(1, 2).flatten(2)
+        return out_BTC
     num_groups = keys_BGND.shape[1]
     q_BGRD = q_BTHD.reshape(num_rows, num_groups, num_heads // num_groups, d_head) * d_head**-0.5
     scores_BGRN = (q_BGRD @ keys_BGND.transpose(2, 3)).masked_fill(~seen_BTN.unsqueeze(1), float("-inf"))
@@ -158,7 +158,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor], name: str, matrix: type[Matrix]) -> None:
         super().__init__()
-        self.matrix = matrix.pack(weights[f"{name}.weight"])
+        self.matrix: Matrix = matrix.pack(weights[f"{name}.weight"])
         self.bias_O = _optional(weights, f"{name}.bias")
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,7 +30,13 @@ class Sampling:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"--top-p is {self.top_p}, but must be above 0 and at most 1.")
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
-            raise UserError("--top-k and --top-p change nothing at temperature 0. Add --temperature 1, or leave them out.")
+            raise UserError(
+                "--top-k and --top-p change nothing at temperature 0. Add --temperature 1, or leave them out."
+            )
+
+
+GREEDY = Sampling()
+"""The likeliest token, each time."""
 
 
 class Chooser:

@@ -16,7 +16,7 @@ import torch
 
 from worldsize.errors import UserError
 from worldsize.inference.engine import Engine
-from worldsize.inference.sampling import Chooser, Sampling
+from worldsize.inference.sampling import GREEDY, Chooser, Sampling
 
 Ended = Literal["length", "stop", "context"]
 """Why a request ended: it has its tokens, it said the end of text, or the context is full."""
@@ -28,7 +28,7 @@ class Request:
 
     prompt: Sequence[int]
     num_new_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     stop_token: int | None = None
 
 

@@ -84,7 +84,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int 
     if len(shards) == 1:
         library().save_file(shards[0], folder / WHOLE, metadata)
         return
-    placed = {}
+    placed: dict[str, str] = {}
     for index, shard in enumerate(shards, start=1):
         file = f"model-{index:05d}-of-{len(shards):05d}.safetensors"
         library().save_file(shard, folder / file, metadata)

@@ -137,6 +137,6 @@ def weights_to_hf(weights: Mapping[str, Tensor], model: ModelConfig, family: Fam
     theirs: dict[str, Tensor] = {}
     for entry in table(model, family):
         whole = torch.zeros(entry.shape) if entry.optional else weights[entry.ours].detach().cpu()
-        for name, part in zip(entry.theirs, whole.split(list(entry.rows)), strict=True):
+        for name, part in zip(entry.theirs, torch.split(whole, list(entry.rows)), strict=True):
             theirs[name] = (part.t() if entry.transposed else part).contiguous().clone()
     return theirs
