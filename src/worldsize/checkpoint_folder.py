@@ -52,7 +52,7 @@ class Manifest(Record):
     layout: dict[str, int]
     world_size: int
     evaluation_loss: float | None = Field(None, description="of an evaluation after this very step; None without one")
-    numbers: dict[str, float] = Field(description="what is no tensor: the state of fp16's loss scaler")
+    numbers: dict[str, int | float] = Field(description="what is no tensor: the state of fp16's loss scaler")
     files: dict[str, FileDigest] = Field(default_factory=dict)
 
 
@@ -268,5 +268,7 @@ def read(path: Path) -> Checkpoint:
     """Return a checkpoint. Raises UserError when the folder is none, or its manifest cannot be read."""
     found = _read(path)
     if isinstance(found, str):
-        raise UserError(f"{path} is no checkpoint: {found}. A checkpoint is a folder such as {CHECKPOINTS}/{name_of(40)}.")
+        raise UserError(
+            f"{path} is no checkpoint: {found}. A checkpoint is a folder such as {CHECKPOINTS}/{name_of(40)}."
+        )
     return found

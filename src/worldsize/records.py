@@ -106,7 +106,8 @@ class StepRow(Record):
     step: int
     warmup: bool = Field(description="left out of every timing")
     saving: bool = Field(
-        False, description="a checkpoint was being written meanwhile: left out of every timing while other steps are left"
+        False,
+        description="a checkpoint was being written meanwhile: left out of every timing while other steps are left",
     )
     wall_s: float
     phases_s: dict[str, float] = Field(description="sums to wall_s")
@@ -235,9 +236,12 @@ class RunResult(Record):
     )
     evaluations: list[Evaluation]
     checksums: list[Checksum]
-    checkpoints: list[CheckpointSave] = Field(default_factory=list, description="one a save, in order; empty without checkpoints")
+    checkpoints: list[CheckpointSave] = Field(
+        default_factory=list, description="one a save, in order; empty without checkpoints"
+    )
     resumed_after: list[int] = Field(
-        default_factory=list, description="steps done at each point where the run went on from a checkpoint after a stop"
+        default_factory=list,
+        description="steps done at each point where the run went on from a checkpoint after a stop",
     )
     step_time_s: Measured = Field(description="per timed step the slowest rank's wall time")
     phases_s: dict[str, float] = Field(description="mean over ranks, sums to step_time_s.median")

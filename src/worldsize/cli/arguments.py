@@ -36,6 +36,9 @@ ModelArgument = Annotated[
 MethodOption = Annotated[
     str, typer.Option("--method", metavar="NAME", help="How weights are kept and multiplied: fp32 or bf16.")
 ]
+WhichOption = Annotated[
+    str, typer.Option("--which", metavar="NAME", help="Of a run: its newest checkpoint, or its best.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 

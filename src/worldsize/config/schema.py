@@ -183,7 +183,9 @@ class CheckpointConfig(Section):
     )
     keep_last: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
     keep_best: bool = Field(True, description="keep the one with the lowest evaluation loss too")
-    asynchronous: bool = Field(True, description="write while training goes on; false = training stands still meanwhile")
+    asynchronous: bool = Field(
+        True, description="write while training goes on; false = training stands still meanwhile"
+    )
 
 
 class TrackConfig(Section):

@@ -17,7 +17,7 @@ from worldsize.data.cache import cache_folder
 from worldsize.data.corpus import open_corpus
 from worldsize.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, tokenizer_in
 from worldsize.errors import UserError
-from worldsize.inference.checkpoints import checkpoint_weights, newest_checkpoint
+from worldsize.inference.checkpoints import checkpoint_of, full_weights
 from worldsize.inference.tensor_files import INDEX, WHOLE, read_tensors
 from worldsize.models.cost import parameter_shapes
 from worldsize.models.decoder import Decoder
@@ -49,6 +49,8 @@ class OpenedModel:
     """Where the tokenizer's own files lie, when there are any."""
     config: Config | None
     """The config of the run that made it, where that is known."""
+    step: int | None = None
+    """Steps that a checkpoint had been trained for."""
 
     def decoder(self) -> nn.Module:
         """Return the model as a module with these weights, in evaluation mode."""
@@ -64,13 +66,13 @@ class OpenedModel:
         return self.tokenizer
 
 
-def open_model(given: str | Path) -> OpenedModel:
-    """Return the model that a person names. Raises UserError when there is none, or it is not whole."""
+def open_model(given: str | Path, which: str = "newest") -> OpenedModel:
+    """Return the model that a person names; `which` of a run's checkpoints, newest or best. Raises UserError when there is none, or it is not whole."""
     path = Path(given).expanduser()
     if not path.exists():
         raise UserError(f"there is no model {str(given)!r}. MODEL is {ALLOWED}.")
     if path.is_dir() and (path / RUN).is_file():
-        return _from_checkpoint(newest_checkpoint(path))
+        return _from_checkpoint(checkpoint_of(path, which))
     if path.is_dir() and (path / MANIFEST).is_file():
         return _from_checkpoint(read(path))
     if path.is_dir() and (path / OUR_CONFIG).is_file():
@@ -109,10 +111,13 @@ def _from_export(folder: Path) -> OpenedModel:
 
 def _from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
     config = from_dict(checkpoint.manifest.config, str(checkpoint.path / MANIFEST))
-    weights = strict(checkpoint_weights(checkpoint), config.model, str(checkpoint.path))
+    weights = strict(full_weights(checkpoint), config.model, str(checkpoint.path))
     source = Path(config.data.tokenizer).expanduser()
     folder = source if source.is_dir() else None
-    return OpenedModel(checkpoint.path, "checkpoint", config.model, weights, _run_tokenizer(config), folder, config)
+    tokenizer = _run_tokenizer(config)
+    return OpenedModel(
+        checkpoint.path, "checkpoint", config.model, weights, tokenizer, folder, config, checkpoint.step
+    )
 
 
 def _run_tokenizer(config: Config) -> Tokenizer:

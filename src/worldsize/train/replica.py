@@ -101,9 +101,7 @@ class Replica:
         """Take over a state of the same names and shapes as `state` returns."""
         from torch.distributed.checkpoint.state_dict import set_state_dict
 
-        set_state_dict(
-            self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-        )
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
 
 

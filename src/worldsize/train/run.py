@@ -39,8 +39,8 @@ from worldsize.train.loop import Trainer
 from worldsize.train.precision import MATMUL_DTYPE
 from worldsize.train.probe import one_step, probe
 from worldsize.train.process_group import backend_for
-from worldsize.train.resume import load_log, load_rng, load_state, same_layout
 from worldsize.train.result import RankReport, result_of
+from worldsize.train.resume import load_log, load_rng, load_state, same_layout
 from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
 
