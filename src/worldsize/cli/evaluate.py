@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument
+from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, WhichOption
 from worldsize.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def evaluate(
     max_bytes: Annotated[
         int | None, typer.Option("--max-bytes", metavar="N", help="Read only so much of --data.", show_default=False)
     ] = None,
+    which: WhichOption = "newest",
     method: MethodOption = "fp32",
     json_: JsonOption = False,
 ) -> None:
@@ -52,7 +53,7 @@ def evaluate(
     from worldsize.inference.evaluate import evaluate as losses_of
     from worldsize.inference.open_model import open_model
 
-    opened = open_model(model)
+    opened = open_model(model, which)
     text = _text(opened, data, max_bytes)
     engine = Engine(opened, method_name=method, num_slots=WINDOWS_AT_ONCE)
     stride = max(1, engine.length // 2) if stride is None else stride

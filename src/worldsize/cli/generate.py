@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument
+from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, WhichOption
 from worldsize.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed and prompts, same text.")] = 0,
     slots: Annotated[int, typer.Option("--slots", metavar="N", help="Prompts that run at the same time.")] = 8,
+    which: WhichOption = "newest",
     method: MethodOption = "fp32",
     ignore_end: Annotated[bool, typer.Option("--ignore-end", help="Write on after an end of text.")] = False,
     json_: JsonOption = False,
@@ -51,7 +52,7 @@ def generate(
         raise UserError("--new-tokens and --slots must be at least 1.")
     sampling = Sampling(temperature, top_k, top_p, seed)
     sampling.check()
-    opened = open_model(model)
+    opened = open_model(model, which)
     tokenizer = opened.needs_tokenizer()
     engine = Engine(opened, method_name=method, num_slots=min(slots, len(prompt)))
     outputs, generate_s = write(

@@ -24,7 +24,7 @@ def checkpoint_of(run: Path, which: str) -> Checkpoint:
     found = checkpoints_in(run)
     if not found:
         raise UserError(
-            f"{run} holds no checkpoint, so its weights are gone: there is nothing whole in its {CHECKPOINTS}/. Train it "
+            f"{run} holds no checkpoint, so its weights are gone (nothing whole in {CHECKPOINTS}/). Train it "
             "again with checkpoint.every_steps=100, say; the last step is always saved."
         )
     best = best_of(found) if which == "best" else found[0]

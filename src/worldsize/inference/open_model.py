@@ -67,7 +67,10 @@ class OpenedModel:
 
 
 def open_model(given: str | Path, which: str = "newest") -> OpenedModel:
-    """Return the model that a person names; `which` of a run's checkpoints, newest or best. Raises UserError when there is none, or it is not whole."""
+    """Return the model that a person names; `which` of a run's checkpoints, newest or best.
+
+    Raises UserError when there is none, or it is not whole.
+    """
     path = Path(given).expanduser()
     if not path.exists():
         raise UserError(f"there is no model {str(given)!r}. MODEL is {ALLOWED}.")
@@ -115,9 +118,7 @@ def _from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
     source = Path(config.data.tokenizer).expanduser()
     folder = source if source.is_dir() else None
     tokenizer = _run_tokenizer(config)
-    return OpenedModel(
-        checkpoint.path, "checkpoint", config.model, weights, tokenizer, folder, config, checkpoint.step
-    )
+    return OpenedModel(checkpoint.path, "checkpoint", config.model, weights, tokenizer, folder, config, checkpoint.step)
 
 
 def _run_tokenizer(config: Config) -> Tokenizer:
