@@ -18,7 +18,7 @@ from worldsize.config.schema import ModelConfig
 from worldsize.data.tokenizer import ByteTokenizer
 from worldsize.errors import UserError
 from worldsize.inference.engine import Engine
-from worldsize.inference.matrix import Bf16, Fp32
+from worldsize.inference.matrix import Bf16, Fp32, Int8
 from worldsize.inference.open_model import open_model
 
 SHAPES = {"gpt2": gpt(), "llama": llama(), "one group": llama(num_kv_heads=1), "untied": gpt(tied_head=False)}
@@ -117,10 +117,31 @@ def test_bf16_weights_are_rounded_ones() -> None:
     assert Fp32.pack(weight_OI).num_bytes == 40 * 24 * 4
 
 
-def test_bf16_predicts_nearly_the_same() -> None:
+def test_int8_is_the_arithmetic_that_it_says() -> None:
+    """Against the same rounding written out in float64; a row of zeros stays one."""
+    weight_OI = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
+    weight_OI[3] = 0
+    x_NI = torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(2))
+    bias_O = torch.arange(40.0)
+    packed = Int8.pack(weight_OI)
+    assert packed.num_bytes == 40 * 24 + 40 * 4
+
+    def rounded(rows: Tensor) -> Tensor:
+        steps = rows.abs().amax(-1, keepdim=True).double() / 127
+        return torch.where(steps > 0, (rows.double() / steps.clamp(min=1e-30)).round() * steps, 0.0)
+
+    expected = rounded(x_NI) @ rounded(weight_OI).t() + bias_O
+    torch.testing.assert_close(packed.linear(x_NI, bias_O).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        packed.embed(torch.tensor([3, 9])).double(), rounded(weight_OI)[[3, 9]], rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("method", ["bf16", "int8"])
+def test_fewer_bits_predict_nearly_the_same(method: str) -> None:
     ours = opened(gpt(d_model=64))
     ids_BT = tokens(2, 24)
-    exact_BTV, rounded_BTV = (Engine(ours, method_name=m, num_slots=2).score(ids_BT) for m in ("fp32", "bf16"))
+    exact_BTV, rounded_BTV = (Engine(ours, method_name=m, num_slots=2).score(ids_BT) for m in ("fp32", method))
     divergence = torch.nn.functional.kl_div(
         rounded_BTV.log_softmax(-1), exact_BTV.log_softmax(-1), log_target=True, reduction="batchmean"
     )

@@ -34,7 +34,7 @@ ModelArgument = Annotated[
     typer.Argument(metavar="MODEL", help="A run's folder, a checkpoint, an exported or a Hugging Face folder."),
 ]
 MethodOption = Annotated[
-    str, typer.Option("--method", metavar="NAME", help="How weights are kept and multiplied: fp32 or bf16.")
+    str, typer.Option("--method", metavar="NAME", help="How weights are kept and multiplied: fp32, bf16 or int8.")
 ]
 WhichOption = Annotated[
     str, typer.Option("--which", metavar="NAME", help="Of a run: its newest checkpoint, or its best.")

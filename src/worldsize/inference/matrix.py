@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from worldsize.errors import unknown
 from worldsize.models.linear import linear_without_gradient
 
+INT8_LARGEST = 127
+
 
 class Matrix(nn.Module):
     """A weight of O rows and I columns."""
@@ -76,7 +78,45 @@ class Bf16(Plain):
     dtype = torch.bfloat16
 
 
-METHODS: dict[str, type[Matrix]] = {matrix.name: matrix for matrix in (Fp32, Bf16)}
+class Int8(Matrix):
+    """Symmetric int8: a scale for each row of the weight, and one for each row of the input, found anew each time.
+
+    Products are exact integer sums, so a row's result does not depend on the rows beside it.
+    """
+
+    name = "int8"
+    weight_OI: Tensor
+    scale_O: Tensor
+
+    def __init__(self, weight_OI: Tensor, scale_O: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight_OI", weight_OI)
+        self.register_buffer("scale_O", scale_O)
+
+    @classmethod
+    def pack(cls, weight_OI: Tensor) -> Self:
+        return cls(*to_int8(weight_OI.detach().float()))
+
+    def linear(self, x: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        x_NI, scale_N = to_int8(x.flatten(0, -2))
+        product_NO = torch._int_mm(x_NI, self.weight_OI.t())
+        out_NO = product_NO * scale_N.unsqueeze(1) * self.scale_O
+        if bias_O is not None:
+            out_NO = out_NO + bias_O
+        return out_NO.view(*x.shape[:-1], -1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return self.weight_OI[ids] * self.scale_O[ids].unsqueeze(-1)
+
+
+def to_int8(rows_NI: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows as int8 and the scale_N that each is to be multiplied by; a row of zeros has the scale 1."""
+    scale_N = rows_NI.abs().amax(-1) / INT8_LARGEST
+    scale_N = torch.where(scale_N > 0, scale_N, 1.0)
+    return (rows_NI / scale_N.unsqueeze(-1)).round().to(torch.int8), scale_N
+
+
+METHODS: dict[str, type[Matrix]] = {matrix.name: matrix for matrix in (Fp32, Bf16, Int8)}
 """Every back-end by the name that people type."""
 
 

@@ -150,7 +150,8 @@ def attend(q_BTHD: Tensor, keys_BGND: Tensor, values_BGND: Tensor, seen_BTN: Ten
     num_groups = keys_BGND.shape[1]
     q_BGRD = q_BTHD.reshape(num_rows, num_groups, num_heads // num_groups, d_head) * d_head**-0.5
     scores_BGRN = (q_BGRD @ keys_BGND.transpose(2, 3)).masked_fill(~seen_BTN.unsqueeze(1), float("-inf"))
-    return (scores_BGRN.softmax(-1) @ values_BGND).reshape(num_rows, 1, num_heads * d_head)
+    out_BGRD: Tensor = scores_BGRN.softmax(-1) @ values_BGND
+    return out_BGRD.reshape(num_rows, 1, num_heads * d_head)
 
 
 class PackedLinear(nn.Module):
