@@ -12,6 +12,8 @@ NEEDS_TORCH = (
     "worldsize.models.decoder",
     "worldsize.models.linear",
     "worldsize.models.init",
+    "worldsize.models.hf_weights",
+    "worldsize.inference.",
     "worldsize.train.",
     "worldsize.measure.",
 )

@@ -46,7 +46,7 @@ def keys_named(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", [p for p in pages() if p.parent.name != "reference"], ids=name)
 def test_every_key_that_is_named_exists(page: Path) -> None:
-    files = re.compile(r"\.(py|md|yaml|json|jsonl)$")
+    files = re.compile(r"\.(py|md|yaml|json|jsonl|safetensors|gguf)$")
     named = {key for key in keys_named(page.read_text("utf-8")) if not files.search(key)}
     assert named - WRONG_ON_PURPOSE <= set(all_keys())
 

@@ -23,7 +23,10 @@ COMMANDS = {
     "study": "Say which speedup each added device brings.",
     "report": "Explain what was measured, on one page or as data.",
     "audit": "Say which speedups stand, in anybody's numbers.",
-    "export": "Write a trained model's weights as one file that others open.",
+    "generate": "Let a model write on from a prompt.",
+    "evaluate": "Say how well a model predicts a text.",
+    "export": "Write a model out for other programs.",
+    "profile": "Show which operators and functions take the time.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""

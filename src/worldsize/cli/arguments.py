@@ -29,6 +29,16 @@ PresetOption = Annotated[
 NprocOption = Annotated[
     int, typer.Option("--nproc", metavar="N", help="World size: how many ranks, and so devices, the run has.")
 ]
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A run's folder, a checkpoint, an exported or a Hugging Face folder."),
+]
+MethodOption = Annotated[
+    str, typer.Option("--method", metavar="NAME", help="How weights are kept and multiplied: fp32, bf16 or int8.")
+]
+WhichOption = Annotated[
+    str, typer.Option("--which", metavar="NAME", help="Of a run: its newest checkpoint, or its best.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 

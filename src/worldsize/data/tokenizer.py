@@ -25,6 +25,10 @@ MIN_BPE_SIZE = 257
 """256 bytes and the end of text."""
 
 
+class NoTokenizerError(UserError):
+    """A folder without a tokenizer."""
+
+
 class Tokenizer(Protocol):
     """What the rest of the library asks of a tokenizer."""
 
@@ -71,7 +75,7 @@ class FastTokenizer:
         self.json = tokenizer_json
         self.end_of_text = end_of_text
         self.digest = hashlib.sha256(f"{end_of_text} {tokenizer_json}".encode()).hexdigest()
-        self._tokenizer = _tokenizers().Tokenizer.from_str(tokenizer_json)
+        self._tokenizer = tokenizers_library().Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -89,7 +93,8 @@ class FastTokenizer:
         return text
 
 
-def _tokenizers() -> Any:
+def tokenizers_library() -> Any:
+    """Return the `tokenizers` library. Raises UserError where it is not installed."""
     try:
         import tokenizers
     except ImportError as error:
@@ -114,6 +119,14 @@ def open_tokenizer(spec: str, corpus: Corpus, folder: Path, on_train: Callable[[
     if path.is_dir():
         return _from_folder(spec, path)
     return _from_hub(spec)
+
+
+def tokenizer_in(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer of a model's folder, or None when it holds none. Raises UserError on damaged files."""
+    try:
+        return _from_folder(str(folder), folder)
+    except NoTokenizerError:
+        return None
 
 
 def load_tokenizer(token_file: TokenFile) -> Tokenizer:
@@ -159,7 +172,7 @@ def _trained_bpe(spec: str, corpus: Corpus, folder: Path, on_train: Callable[[],
 
 def _train_bpe(corpus: Corpus, size: int) -> str:
     """Return the JSON of a byte-level BPE tokenizer of at most `size` tokens; the end of text has id 0."""
-    tokenizers = _tokenizers()
+    tokenizers = tokenizers_library()
     tokenizer = _byte_level(tokenizers.models.BPE())
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=size,
@@ -174,7 +187,7 @@ def _train_bpe(corpus: Corpus, size: int) -> str:
 
 def _byte_level(model: Any) -> Any:
     """Return GPT-2's tokenizer around a BPE model: its pre-tokenizing pattern, every byte a character."""
-    tokenizers = _tokenizers()
+    tokenizers = tokenizers_library()
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -182,7 +195,7 @@ def _byte_level(model: Any) -> Any:
 
 
 def _from_json_file(spec: str, path: Path) -> FastTokenizer:
-    tokenizers = _tokenizers()
+    tokenizers = tokenizers_library()
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -196,14 +209,14 @@ def _from_folder(spec: str, folder: Path) -> FastTokenizer:
     for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         if (folder / vocab).is_file() and (folder / merges).is_file():
             return _from_gpt2_files(spec, folder / vocab, folder / merges)
-    raise UserError(
+    raise NoTokenizerError(
         f"data.tokenizer={spec!r}: the folder holds no tokenizer. It needs tokenizer.json, or GPT-2's encoder.json and "
         "vocab.bpe (vocab.json and merges.txt)."
     )
 
 
 def _from_gpt2_files(spec: str, vocab: Path, merges: Path) -> FastTokenizer:
-    tokenizers = _tokenizers()
+    tokenizers = tokenizers_library()
     try:
         tokenizer = _byte_level(tokenizers.models.BPE.from_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises bare Exception

@@ -1,51 +1,74 @@
-"""A checkpoint's weights in forms that other programs open. One process reads them whole into host memory."""
+"""A model written out for other programs: a Hugging Face folder, or ours of safetensors."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from worldsize.checkpoint_folder import Checkpoint
-from worldsize.errors import UserError
+from worldsize.errors import UserError, unknown
+from worldsize.inference.open_model import HF_CONFIG, OUR_CONFIG, OpenedModel
+from worldsize.inference.tensor_files import write_tensors
+from worldsize.inference.tokenizer_files import copy_tokenizer, write_tokenizer
+from worldsize.models.hf_config import family_for, hf_from_model
+from worldsize.models.hf_weights import weights_to_hf
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
+def export(opened: OpenedModel, out: Path, format_: str) -> list[Path]:
+    """Write a model into the new folder `out`, whole or not at all; return its files.
 
-def full_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return every weight of a checkpoint's model, whole, under the model's own names, whatever layout wrote it.
-
-    Raises UserError when the checkpoint cannot be read.
+    Raises UserError for an unknown format, a folder that is there already, or a model that the format cannot hold.
     """
-    from worldsize.train.checkpoint import MODEL
-    from worldsize.train.resume import read_whole, stored_tensors
-
-    stored = stored_tensors(checkpoint.path)
-    names = sorted(name for name in stored if name.startswith(f"{MODEL}/"))
-    weights = read_whole(names, stored, checkpoint.path)
-    return {name.removeprefix(f"{MODEL}/"): tensor for name, tensor in weights.items()}
-
-
-def write_safetensors(checkpoint: Checkpoint, out: Path) -> int:
-    """Write a checkpoint's weights as one safetensors file, whole or not at all; return its bytes.
-
-    The file's header holds, as strings, `format`, `step` and `config`, the run's config as JSON. Raises UserError when
-    the checkpoint cannot be read or the file not be written.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    manifest = checkpoint.manifest
-    header = {"format": "pt", "step": str(manifest.step), "config": json.dumps(manifest.config)}
-    weights = full_weights(checkpoint)
+    if format_ not in FORMATS:
+        raise unknown("format", format_, FORMATS)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already. Nothing is overwritten: give another --out, or move it away.")
     temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary, metadata=header)
-        temporary.replace(out)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{out} cannot be written: {error}. Give another --out.") from error
+        temporary.mkdir(parents=True)
+        FORMATS[format_](opened, temporary)
+        _add_tokenizer(opened, temporary)
+        os.replace(temporary, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}. Give another --out.") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    return out.stat().st_size
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sorted(out.iterdir())
+
+
+def _hugging_face(opened: OpenedModel, folder: Path) -> None:
+    """config.json, weights by transformers' names, generation_config.json."""
+    end = opened.tokenizer.end_of_text if opened.tokenizer else None
+    _write_json(hf_from_model(opened.model, end), folder / HF_CONFIG)
+    _write_json({"bos_token_id": end, "eos_token_id": end}, folder / "generation_config.json")
+    write_tensors(weights_to_hf(opened.weights, opened.model, family_for(opened.model)), folder)
+
+
+def _safetensors(opened: OpenedModel, folder: Path) -> None:
+    """worldsize.json (the config), weights by our names."""
+    _write_json({"config": _config_tree(opened)}, folder / OUR_CONFIG)
+    write_tensors({name: tensor.contiguous() for name, tensor in opened.weights.items()}, folder)
+
+
+FORMATS: dict[str, Callable[[OpenedModel, Path], None]] = {"huggingface": _hugging_face, "safetensors": _safetensors}
+
+
+def _config_tree(opened: OpenedModel) -> dict[str, object]:
+    """Return the whole config of the run that made the model, or of its shape alone."""
+    if opened.config is not None:
+        return opened.config.model_dump()
+    return {"model": opened.model.model_dump()}
+
+
+def _add_tokenizer(opened: OpenedModel, folder: Path) -> None:
+    if opened.tokenizer_folder is not None and copy_tokenizer(opened.tokenizer_folder, folder):
+        return
+    if opened.tokenizer is not None:
+        write_tokenizer(opened.tokenizer, folder, opened.model.context_length)
+
+
+def _write_json(tree: object, path: Path) -> None:
+    path.write_text(json.dumps(tree, indent=1) + "\n", "utf-8")

@@ -173,6 +173,6 @@ def rotation_angles(length: int, d_head: int, theta: float, device: torch.device
 
 def rotate(x_BTHD: Tensor, rotation: Rotation) -> Tensor:
     """Return the features turned by their position's angles, in x's own dtype."""
-    cos_T1D, sin_T1D = (table.to(x_BTHD.dtype).unsqueeze(1) for table in rotation)
+    cos_T1D, sin_T1D = (table.to(x_BTHD.dtype).unsqueeze(-2) for table in rotation)
     first, second = x_BTHD.chunk(2, dim=-1)
     return x_BTHD * cos_T1D + torch.cat((-second, first), dim=-1) * sin_T1D
