@@ -123,7 +123,8 @@ class ParallelConfig(Section):
     """The layout: degrees whose product is the world size, and the technique."""
 
     strategy: str = Field(
-        "auto", description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp' or 'tensor'"
+        "auto",
+        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp' or 'tensor'",
     )
     dp: int | None = Field(
         None,

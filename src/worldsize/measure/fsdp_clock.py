@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 # torch 2.13 renamed both.
 all_gather_single: Callable[..., dist.Work | None] = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-reduce_scatter_single: Callable[..., dist.Work | None] = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+reduce_scatter_single: Callable[..., dist.Work | None] = getattr(
+    dist, "reduce_scatter_single", dist.reduce_scatter_tensor
+)
 
 
 class BlockingCollectives:

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from worldsize.config.schema import ModelConfig
 
 FP32_BYTES = 4
+FP64_BYTES = 8
 BF16_BYTES = 2
+
+
+def kept_bytes(precision: str) -> int:
+    """Return the bytes of one element of a weight, gradient or moment, which autocast keeps in fp32 too."""
+    return FP64_BYTES if precision == "fp64" else FP32_BYTES
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,10 @@ class AttentionCore(nn.Module):
 
     def forward(self, qkv_BTO: Tensor, rotation: Rotation | None) -> Tensor:
         """Return the values that each position attends to, (B, T, H·D), from its fused queries, keys and values."""
-        qkv_BTHD = qkv_BTO.unflatten(-1, (-1, self.d_head))
+        qkv_BTHD = torch.unflatten(qkv_BTO, -1, (-1, self.d_head))
         num_kv_heads = qkv_BTHD.shape[2] // (self.queries_per_key + 2)
-        q_BTHD, k_BTGD, v_BTGD = qkv_BTHD.split(
-            [self.queries_per_key * num_kv_heads, num_kv_heads, num_kv_heads], dim=2
-        )
+        num_heads = [self.queries_per_key * num_kv_heads, num_kv_heads, num_kv_heads]
+        q_BTHD, k_BTGD, v_BTGD = torch.split(qkv_BTHD, num_heads, dim=2)
         if rotation is not None:
             q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
         out_BHTD = F.scaled_dot_product_attention(

@@ -5,6 +5,7 @@ DDP's way (Li et al. 2020, arXiv:2006.15704) for parameters that DDP does not ta
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -47,9 +48,10 @@ class GradientBuckets:
             size += own_bytes
             bucket = self._buckets[-1]
             bucket.parameters.append(parameter)
-            parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._is_ready(bucket))
+            hook = functools.partial(self._is_ready, bucket)
+            parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
-    def _is_ready(self, bucket: _Bucket) -> None:
+    def _is_ready(self, bucket: _Bucket, _: Tensor) -> None:
         if not self.armed:
             return
         bucket.num_ready += 1
@@ -61,7 +63,8 @@ class GradientBuckets:
     def finish(self) -> None:
         """Wait for the sums and put them where the gradients were."""
         for bucket in self._buckets:
-            assert bucket.work is not None and bucket.flat is not None
+            assert bucket.work is not None
+            assert bucket.flat is not None
             bucket.work.wait()
             scatter_back(bucket.flat, _gradients(bucket))
             bucket.num_ready, bucket.flat, bucket.work = 0, None, None
@@ -74,10 +77,10 @@ def _gradients(bucket: _Bucket) -> list[Tensor]:
 
 def own_part(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, sharing its memory."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()  # type: ignore[no-untyped-call]
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def scatter_back(flat: Tensor, tensors: list[Tensor]) -> None:
     """Copy a flat tensor's parts over `tensors`, in their order."""
-    parts = flat.split([tensor.numel() for tensor in tensors])
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import StepClock
     from worldsize.parallel.context import RankContext
+    from worldsize.parallel.tensor_replica import TensorReplica
 
 
 class TensorParallel(HoldsReplica):
@@ -33,6 +34,7 @@ class TensorParallel(HoldsReplica):
 
     name: ClassVar[str] = "tensor"
     can_skip_exchange: ClassVar[bool] = False
+    replica: TensorReplica
 
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:
@@ -93,9 +95,7 @@ class TensorParallel(HoldsReplica):
             self._buckets = GradientBuckets(
                 model.parameters(), mesh.get_group("dp"), bucket_bytes, self._exchange_started
             )
-        self.replica = TensorReplica(
-            model, config, context.device, axis=self.axis, description=description, mesh=mesh
-        )
+        self.replica = TensorReplica(model, config, context.device, axis=self.axis, description=description, mesh=mesh)
 
     def _exchange_started(self) -> None:
         assert self._clock is not None

@@ -75,7 +75,7 @@ class TensorAxis:
 
     def sum_scatter(self, x_BTC: Tensor) -> Tensor:
         """Return this rank's part, along the second dimension, of the sum over ranks."""
-        parts_rBtC = x_BTC.unflatten(1, (self.size, -1)).transpose(0, 1).contiguous()
+        parts_rBtC = torch.unflatten(x_BTC, 1, (self.size, -1)).transpose(0, 1).contiguous()
         sum_BtC = torch.empty_like(parts_rBtC[0])
         with self._exposed():
             reduce_scatter_single(sum_BtC, parts_rBtC.flatten(0, 1), group=self.group)
@@ -134,7 +134,8 @@ class _LossSum(Function):
         counts_N = targets_N != IGNORED_TARGET
         ctx.save_for_backward(exp_Nv.div_(total_N.unsqueeze(1)), columns_N, is_here_N, counts_N)
         ctx.smoothing, ctx.vocabulary = smoothing, num_rows * axis.size
-        return loss_N.where(counts_N, 0).sum()
+        loss_sum: Tensor = loss_N.where(counts_N, 0).sum()
+        return loss_sum
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:

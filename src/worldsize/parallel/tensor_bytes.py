@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import BF16_BYTES, FP32_BYTES, ModelDescription
+from worldsize.models.cost import BF16_BYTES, ModelDescription, kept_bytes
 from worldsize.parallel.fsdp import FullyShardedDataParallel, padded_numel
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.records import CollectiveCount
@@ -33,7 +33,9 @@ def undivided(config: Config, tp: int) -> list[str]:
     common = math.gcd(*known.values())
     fitting = [degree for degree in range(2, common + 1) if common % degree == 0]
     nearest = sorted(sorted(fitting, key=lambda degree: abs(degree - tp))[:2])
-    instead = f"use parallel.tp={' or '.join(map(str, nearest))}" if nearest else "no parallel.tp > 1 divides this model"
+    instead = (
+        f"use parallel.tp={' or '.join(map(str, nearest))}" if nearest else "no parallel.tp > 1 divides this model"
+    )
     return [f"parallel.tp={tp} does not divide {', '.join(odd)}; {instead}, or change the model"]
 
 
@@ -82,10 +84,10 @@ def activations(config: Config, layout: Layout, model: ModelDescription) -> Tota
     train, tp = config.train, layout.tp
     width = model.parameter_shapes[f"{model.token_embedding}.weight"][1]
     num_tokens = batches_for(train, layout).per_device_batch * config.model.context_length
-    kept_bytes = FP32_BYTES
-    narrow_bytes = BF16_BYTES if train.precision in ("bf16", "fp16") else kept_bytes
+    wide_bytes = kept_bytes(config.train.precision)
+    narrow_bytes = BF16_BYTES if train.precision in ("bf16", "fp16") else wide_bytes
     # fully_shard hands out bf16 weights, so that what is looked up is bf16 too.
-    embedded_bytes = narrow_bytes if layout.fsdp > 1 else kept_bytes
+    embedded_bytes = narrow_bytes if layout.fsdp > 1 else wide_bytes
     num_gathers, num_sums = 4, 4
     if train.activation_checkpointing == "block":
         num_gathers, num_sums = 6, 6 if config.model.dropout else 5
@@ -95,25 +97,26 @@ def activations(config: Config, layout: Layout, model: ModelDescription) -> Tota
     totals["all_gather", "tp", tp] = (num_gathers * in_blocks + at_ends) // tp
     totals["reduce_scatter", "tp", tp] = num_sums * in_blocks + at_ends
     num_loss_rows = 3  # of each token: its largest logit, then its sum of exponentials beside its target's logit
-    totals["all_reduce", "tp", tp] = num_loss_rows * num_tokens * kept_bytes
+    totals["all_reduce", "tp", tp] = num_loss_rows * num_tokens * wide_bytes
     return totals
 
 
 def gradients(config: Config, layout: Layout, model: ModelDescription) -> Totals:
     """Return what the end of a step exchanges: over the data axis, over tp of what its ranks hold whole, to clip."""
-    kept_bytes = FP32_BYTES
+    wide_bytes = kept_bytes(config.train.precision)
     held = held_by_a_tp_rank(model, layout.tp)
     sharded = sharded_on_tp(model)
     whole = [shape for name, shape in held.parameter_shapes.items() if name not in sharded]
     clips = config.train.grad_clip_norm is not None
     totals: Totals = Counter()
-    totals["all_reduce", "tp", layout.tp] = (padded_numel(whole, layout.fsdp) + clips) * kept_bytes
+    own_part = padded_numel(whole, layout.fsdp) // layout.fsdp
+    totals["all_reduce", "tp", layout.tp] = (own_part + clips) * wide_bytes
     if layout.dp > 1:
-        totals["all_reduce", "dp", layout.dp] = held.num_parameters * kept_bytes
+        totals["all_reduce", "dp", layout.dp] = held.num_parameters * wide_bytes
     if layout.fsdp > 1:
         for count in FullyShardedDataParallel.communication(config, layout, held):
             if count.kind != "all_reduce":  # its clipping's, of which ours has one number
                 totals[count.kind, count.group, count.group_size] = count.payload_bytes
         if clips:
-            totals["all_reduce", "fsdp", layout.fsdp] = kept_bytes
+            totals["all_reduce", "fsdp", layout.fsdp] = wide_bytes
     return totals

@@ -38,8 +38,7 @@ def apply(model: nn.Module, description: ModelDescription, mesh_tp: DeviceMesh) 
     Activations that enter and leave blocks, and so pass between stages, are this rank's part of the sequence.
     """
     axis = TensorAxis(mesh_tp)
-    plan = {name: style for name, style in _styles(model, description, axis)}
-    parallelize_module(model, mesh_tp, plan)
+    parallelize_module(model, mesh_tp, dict(_styles(model, description, axis)))
     return axis
 
 
@@ -165,7 +164,8 @@ class OnOwnSequence(ParallelStyle):
         _replicate(module, device_mesh)
 
         def forward(x_BtC: Tensor) -> Tensor:
-            parameters = {name: local(parameter) for name, parameter in module.named_parameters(recurse=False)}
+            named = ((name, local(parameter)) for name, parameter in module.named_parameters(recurse=False))
+            parameters = {name: parameter for name, parameter in named if parameter is not None}
             out_BtC: Tensor = functional_call(as_it_was, parameters, (x_BtC,))
             return self._axis.gathered(out_BtC) if self._gathers else out_BtC
 

@@ -1,4 +1,4 @@
-"""A model of which each rank along tp holds a part: its gradient's norm, and its tensors as one device would hold them."""
+"""A model of which each rank along tp holds a part: its gradient's norm, and its tensors as one device has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import ModelDescription
@@ -37,7 +37,9 @@ class TensorReplica(Replica):
         self._axis = axis
         self._fsdp = mesh["fsdp"] if "fsdp" in names else None
         self._orders = {name: order.to(device) for name, order in reordered(description, axis.size).items()}
-        self._whole_on_tp = [p for p in model.parameters() if isinstance(p, DTensor) and p.placements[-1].is_replicate()]
+        self._whole_on_tp = [
+            p for p in model.parameters() if isinstance(p, DTensor) and p.placements[-1].is_replicate()
+        ]
 
     def sum_replicated(self) -> None:
         """Sum over tp, in one flat tensor, the gradients of what every rank holds whole: each has its own part's."""
@@ -46,7 +48,7 @@ class TensorReplica(Replica):
         # Rows that fsdp cannot divide are padded, so that every rank sends as much.
         sizes = [-(-p.shape[0] // num_shards) * (p.numel() // p.shape[0]) for p in self._whole_on_tp]
         flat = torch.zeros(sum(sizes), dtype=gradients[0].dtype, device=self.device)
-        parts = [part[: g.numel()].view_as(g) for part, g in zip(flat.split(sizes), gradients, strict=True)]
+        parts = [part[: g.numel()].view_as(g) for part, g in zip(torch.split(flat, sizes), gradients, strict=True)]
         torch._foreach_copy_(parts, gradients)
         self._axis.all_reduce(flat)
         torch._foreach_copy_(gradients, parts)
@@ -104,18 +106,14 @@ class TensorReplica(Replica):
 def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Return this rank's part of a whole tensor, with the mesh and placements of `like`, whose shape it has.
 
-    tp cuts first and fsdp cuts what is left, whatever the order of the mesh's dimensions; nothing is sent.
+    Both are cut by rows: by tp, the mesh's last dimension, and then by fsdp what tp has left. Nothing is sent.
     """
     assert isinstance(like, DTensor)
     mesh = like.device_mesh
     own = tensor
     for index in reversed(range(mesh.ndim)):
-        placement = like.placements[index]
-        if isinstance(placement, Replicate):
-            continue
-        assert isinstance(placement, Shard) or placement.is_shard()
-        pieces = own.tensor_split(mesh.size(index)) if own.shape[0] % mesh.size(index) == 0 else own.chunk(mesh.size(index))
-        own = pieces[mesh.get_local_rank(index)]
+        if not like.placements[index].is_replicate():
+            own = own.chunk(mesh.size(index))[mesh.get_local_rank(index)]
     return DTensor.from_local(
         own.contiguous(), mesh, like.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
     )

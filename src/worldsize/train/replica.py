@@ -17,7 +17,6 @@ from worldsize.train.loss import loss_sum
 from worldsize.train.optimizer import adamw, set_learning_rate
 from worldsize.train.precision import Precision
 
-
 LossSum = Callable[[Tensor, Tensor], Tensor]
 """(logits, targets) → the loss summed over targets."""
 
@@ -38,9 +37,7 @@ class Objective(nn.Module):
 class Replica:
     """Runs forward, backward and update; knows nothing of other ranks. `loss` is the one for the model's output."""
 
-    def __init__(
-        self, model: nn.Module, config: Config, device: torch.device, loss: LossSum = loss_sum
-    ) -> None:
+    def __init__(self, model: nn.Module, config: Config, device: torch.device, loss: LossSum = loss_sum) -> None:
         self.model = model
         self.device = device
         self.precision = Precision(config.train.precision, device, config.model.context_length)
@@ -102,6 +99,13 @@ class Replica:
 
         weights, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": weights, "optimizer": optimizer, "scaler": self.precision.scaler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of the same names and shapes as `state` returns."""
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
 
 
 def whole(tensor: Tensor) -> Tensor:
