@@ -86,8 +86,9 @@ class TrainConfig(Section):
         description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling)",
     )
     compile: bool = Field(False, description="torch.compile the model")
-    activation_checkpointing: Literal["none", "block"] = Field(
-        "none", description="block: keep only each block's input and compute the block again in backward"
+    activation_checkpointing: Literal["none", "block", "attention"] = Field(
+        "none",
+        description="block: keep only each block's input and compute the block again in backward; attention: the same between attention's two linears alone",
     )
     grad_clip_norm: float | None = Field(
         1.0, gt=0, description="clip the gradient's global norm to this; null = no clipping"
@@ -122,7 +123,8 @@ class ParallelConfig(Section):
     """The layout: degrees whose product is the world size, and the technique."""
 
     strategy: str = Field(
-        "auto", description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp' or 'fsdp'"
+        "auto",
+        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp' or 'tensor'",
     )
     dp: int | None = Field(
         None,

@@ -7,9 +7,16 @@ from worldsize.parallel.ddp import DistributedDataParallel
 from worldsize.parallel.fsdp import FullyShardedDataParallel
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
+from worldsize.parallel.tensor import TensorParallel
 
 
 def strategies() -> dict[str, type[Strategy]]:
     """Return every strategy under the name that `parallel.strategy` takes."""
-    known: tuple[type[Strategy], ...] = (SingleDevice, AllReduce, DistributedDataParallel, FullyShardedDataParallel)
+    known: tuple[type[Strategy], ...] = (
+        SingleDevice,
+        AllReduce,
+        DistributedDataParallel,
+        FullyShardedDataParallel,
+        TensorParallel,
+    )
     return {strategy.name: strategy for strategy in known}

@@ -139,8 +139,12 @@ def _train(
 
 
 def seed_dropout(seed: int, context: RankContext) -> None:
-    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch)."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank]).generate_state(1)[0]))
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch, place on tp).
+
+    Along tp each rank holds another part of the sequence or other heads, whose masks must not be each other's.
+    """
+    place = context.layout.coordinates(context.rank)["tp"]
+    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank, place]).generate_state(1)[0]))
 
 
 def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
