@@ -5,11 +5,19 @@ from __future__ import annotations
 from worldsize.parallel.allreduce import AllReduce
 from worldsize.parallel.ddp import DistributedDataParallel
 from worldsize.parallel.fsdp import FullyShardedDataParallel
+from worldsize.parallel.pipeline import ModelParallel, Pipeline
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
 
 
 def strategies() -> dict[str, type[Strategy]]:
     """Return every strategy under the name that `parallel.strategy` takes."""
-    known: tuple[type[Strategy], ...] = (SingleDevice, AllReduce, DistributedDataParallel, FullyShardedDataParallel)
+    known: tuple[type[Strategy], ...] = (
+        SingleDevice,
+        AllReduce,
+        DistributedDataParallel,
+        FullyShardedDataParallel,
+        Pipeline,
+        ModelParallel,
+    )
     return {strategy.name: strategy for strategy in known}

@@ -33,13 +33,16 @@ class Objective(nn.Module):
 class Replica:
     """Runs forward, backward and update; knows nothing of other ranks."""
 
-    def __init__(self, model: nn.Module, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, config: Config, device: torch.device, block_prefixes: Sequence[str] | None = None
+    ) -> None:
+        """`block_prefixes`: the blocks that the model has, where they are not all."""
         self.model = model
         self.device = device
         self.precision = Precision(config.train.precision, device, config.model.context_length)
         self.grad_clip_norm = config.train.grad_clip_norm
         if config.train.activation_checkpointing == "block":
-            checkpoint_blocks(model, describe(config.model).block_prefixes)
+            checkpoint_blocks(model, describe(config.model).block_prefixes if block_prefixes is None else block_prefixes)
         self.optimizer = adamw(model, config.optimizer)
         self._plain_objective = Objective(model)
         self.objective: nn.Module = self._plain_objective

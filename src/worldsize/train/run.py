@@ -99,8 +99,10 @@ def _train(running: Running, held_out: LanguageModelling | None, writer: RunWrit
 
 
 def seed_dropout(seed: int, context: RankContext) -> None:
-    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch)."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank]).generate_state(1)[0]))
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch, stage)."""
+    pp_rank = context.layout.coordinates(context.rank)["pp"]
+    entropy = [seed, context.data_rank, *([pp_rank] if pp_rank else [])]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
