@@ -1,11 +1,11 @@
 """What a pipeline's ranks computed in each step, and why they did not compute in the rest of it.
 
-A rank notes the start and end of each action (one stage's forward or backward of one micro batch). Between its actions
-it waits: as long as the rank that it waits for still computes, or waits itself, that is bubble; from the moment at which
-the other is done it is exposed communication (transfer, and the messages' own overhead). To tell the two apart ranks
-hand each other their notes when a window closes, never within a step. Notes are in seconds of the host's monotonic
-clock, which all processes of one host share; ranks on several hosts are brought together by their hosts' wall clocks,
-so that the parting is as good as these agree, while the sum of the two is not touched.
+A rank notes the start and end of each action (one stage's forward or backward of one micro batch). Between its
+actions it waits: as long as the rank that it waits for still computes, or waits itself, that is bubble; from the
+moment at which the other is done it is exposed communication (transfer, and the messages' own overhead). To tell the
+two apart ranks hand each other their notes when a window closes, never within a step. Notes are in seconds of the
+host's monotonic clock, which all processes of one host share; ranks on several hosts are brought together by their
+hosts' wall clocks, so that the parting is as good as these agree, while the sum of the two is not touched.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ class PipelineLog:
         gathered: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(gathered, (platform.node(), time.time() - time.perf_counter(), mine), group=self._group)
         hosts = {host for host, _, _ in gathered}
-        return [[_shifted(step, offset_s if len(hosts) > 1 else 0.0) for step in steps] for _, offset_s, steps in gathered]
+        return [
+            [_shifted(step, offset_s if len(hosts) > 1 else 0.0) for step in steps] for _, offset_s, steps in gathered
+        ]
 
     def durations_s(self) -> dict[tuple[Kind, int], float]:
         """Return the median time of each kind of action of each stage, over the kept steps."""

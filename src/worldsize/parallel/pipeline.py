@@ -46,9 +46,7 @@ class Pipeline:
         return config.parallel.pipeline_schedule
 
     @staticmethod
-    def communication(
-        config: Config, layout: Layout, model: ModelDescription, rank: int = 0
-    ) -> list[CollectiveCount]:
+    def communication(config: Config, layout: Layout, model: ModelDescription, rank: int = 0) -> list[CollectiveCount]:
         """Return one rank's collectives: ranks differ by their stages' neighbours and parameters."""
         return collectives(config, layout, model, rank)
 
@@ -104,9 +102,7 @@ def collectives(config: Config, layout: Layout, model: ModelDescription, rank: i
     tied = config.model.tied_head
 
     def all_reduced(group: str, group_size: int, numel: int) -> CollectiveCount:
-        return CollectiveCount(
-            kind="all_reduce", group=group, group_size=group_size, payload_bytes=numel * FP32_BYTES
-        )
+        return CollectiveCount(kind="all_reduce", group=group, group_size=group_size, payload_bytes=numel * FP32_BYTES)
 
     counts = messages(config, layout, stages, pp_rank)
     if layout.dp > 1:
@@ -120,7 +116,8 @@ def collectives(config: Config, layout: Layout, model: ModelDescription, rank: i
     else:
         counts += [all_reduced("pp", 2, head), all_reduced("pp", layout.pp, norm)]
     return sorted(
-        (count for count in counts if count.payload_bytes), key=lambda count: (count.kind, count.group, count.group_size)
+        (count for count in counts if count.payload_bytes),
+        key=lambda count: (count.kind, count.group, count.group_size),
     )
 
 

@@ -86,7 +86,9 @@ def _micro_batches(strategy: str, config: Config, layout: Layout) -> list[str]:
         if per_device % size == 0 and schedule_takes(schedule, per_device // size, layout.pp)
     ]
     nearest = min(sizes, key=lambda size: abs(size - batches.micro_batch), default=None)
-    instead = f"train.micro_batch={nearest}" if nearest else f"train.global_batch={2 * layout.pp * layout.num_data_ranks}"
+    instead = (
+        f"train.micro_batch={nearest}" if nearest else f"train.global_batch={2 * layout.pp * layout.num_data_ranks}"
+    )
     wants = (
         f"at least as many as stages, {layout.pp}"
         if schedule == "1f1b"

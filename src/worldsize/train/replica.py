@@ -42,7 +42,9 @@ class Replica:
         self.precision = Precision(config.train.precision, device, config.model.context_length)
         self.grad_clip_norm = config.train.grad_clip_norm
         if config.train.activation_checkpointing == "block":
-            checkpoint_blocks(model, describe(config.model).block_prefixes if block_prefixes is None else block_prefixes)
+            checkpoint_blocks(
+                model, describe(config.model).block_prefixes if block_prefixes is None else block_prefixes
+            )
         self.optimizer = adamw(model, config.optimizer)
         self._plain_objective = Objective(model)
         self.objective: nn.Module = self._plain_objective

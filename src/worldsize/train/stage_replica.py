@@ -59,7 +59,9 @@ class StageReplica(Replica):
         """Of weights, of the residual stream between stages and of losses."""
         keep_only(model, self.names, description)
         own_blocks = [
-            description.block_prefixes[index] for stage in stages.stages_of(pp_rank) for index in stages.blocks_of(stage)
+            description.block_prefixes[index]
+            for stage in stages.stages_of(pp_rank)
+            for index in stages.blocks_of(stage)
         ]
         super().__init__(model, config, device, own_blocks)
 
