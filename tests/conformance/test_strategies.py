@@ -20,6 +20,7 @@ from worldsize.parallel.layout import layout_for
 
 LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "num_kv_heads": 2, "bias": False,
          "tied_head": False, "d_ff": 96}  # fmt: skip
+TENSOR = {"strategy": "tensor"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ CASES = {
     "ddp, unclipped": Case({"strategy": "ddp"}, {"train": {"grad_clip_norm": None}}),
     "ddp, small buckets": Case({"strategy": "ddp", "bucket_mib": 0.01}),
     "ddp, blocks recomputed": Case({"strategy": "ddp"}, {"train": {"activation_checkpointing": "block"}}),
+    "ddp, attention recomputed": Case({"strategy": "ddp"}, {"train": {"activation_checkpointing": "attention"}}, (2,)),
     "ddp, bf16 exchange": Case({"strategy": "ddp", "gradient_compression": "bf16"}, {}, (2, 4), 1e-4, 2e-3, 0.02),
     "ddp, fp16 exchange": Case({"strategy": "ddp", "gradient_compression": "fp16"}, {}, (2, 4), 1e-5, 3e-4, 0.01),
     "ddp, PowerSGD": Case({"strategy": "ddp", "gradient_compression": "powersgd", "powersgd_rank": 4}, {}, (2, 4),
@@ -62,12 +64,33 @@ CASES = {
     "fsdp, rows that do not divide": Case({"strategy": "fsdp"}, {"model": {"d_ff": 129, "vocab_size": 65}}),
     "fsdp, unclipped": Case({"strategy": "fsdp"}, {"train": {"grad_clip_norm": None}}),
     "fsdp, blocks recomputed": Case({"strategy": "fsdp"}, {"train": {"activation_checkpointing": "block"}}),
+    "fsdp, attention recomputed": Case({"strategy": "fsdp"}, {"train": {"activation_checkpointing": "attention"}},
+                                       (2,)),
     "fsdp, ZeRO-2": Case({"strategy": "fsdp", "zero_stage": 2}),
     "fsdp, ZeRO-2, accumulated": Case({"strategy": "fsdp", "zero_stage": 2}, {"train": {"micro_batch": 1}}),
     "fsdp, bf16": Case({"strategy": "fsdp"}, {"train": {"precision": "bf16"}}, (2, 4), 5e-4, 5e-3, 0.1),
     "dp×fsdp": Case({"strategy": "fsdp", "dp": 2}, {}, (4,)),
     "dp×fsdp, accumulated": Case({"strategy": "fsdp", "dp": 2}, {"train": {"micro_batch": 1}}, (4,)),
     "dp×fsdp, ZeRO-2": Case({"strategy": "fsdp", "dp": 2, "zero_stage": 2}, {}, (4,)),
+    "tensor": Case(TENSOR),
+    "tensor, accumulated, ragged": Case(TENSOR, {"train": {"micro_batch": 3, "allow_ragged_micro_batch": True}}),
+    "tensor, Llama-shaped": Case(TENSOR, {"model": LLAMA}, (2,)),
+    "tensor, Llama-shaped, more heads": Case(TENSOR, {"model": LLAMA | {"num_heads": 8, "num_kv_heads": 4}}, (4,)),
+    "tensor, unclipped": Case(TENSOR, {"train": {"grad_clip_norm": None}}),
+    "tensor, blocks recomputed": Case(TENSOR, {"train": {"activation_checkpointing": "block"}}),
+    "tensor, attention recomputed": Case(TENSOR, {"train": {"activation_checkpointing": "attention"}}),
+    "tensor, bf16": Case(TENSOR, {"train": {"precision": "bf16"}}, (2, 4), 5e-4, 5e-3, 0.1),
+    "dp×tp": Case(TENSOR | {"tp": 2}, {}, (4,)),
+    "dp×tp, accumulated, small buckets": Case(TENSOR | {"tp": 2, "bucket_mib": 0.01}, {"train": {"micro_batch": 1}},
+                                              (4,)),
+    "dp×tp, Llama-shaped": Case(TENSOR | {"tp": 2}, {"model": LLAMA}, (4,)),
+    "fsdp×tp": Case(TENSOR | {"tp": 2, "fsdp": 2}, {}, (4,)),
+    "fsdp×tp, accumulated": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"micro_batch": 1}}, (4,)),
+    "fsdp×tp, Llama-shaped": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"model": LLAMA}, (4,)),
+    "fsdp×tp, ZeRO-2": Case(TENSOR | {"tp": 2, "fsdp": 2, "zero_stage": 2}, {}, (4,)),
+    "fsdp×tp, blocks recomputed": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"activation_checkpointing": "block"}},
+                                       (4,)),
+    "fsdp×tp, bf16": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"precision": "bf16"}}, (4,), 5e-4, 5e-3, 0.1),
 }  # fmt: skip
 PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
 
@@ -167,13 +190,28 @@ def test_sharded_ranks_hold_their_part_of_weights_and_moments(trained: Trained) 
     case, single, ranks = trained
     layout = layout_for(case.config().parallel, len(ranks))
     for one in ranks:
+        of_a_tp_rank = sum(
+            weight.numel() / (layout.tp if is_split_by_tp(name) else 1) for name, weight in single["before"].items()
+        )
+        share = of_a_tp_rank / sum(weight.numel() for weight in single["before"].values()) / layout.fsdp
         if layout.fsdp == 1:
-            assert one["held_bytes"] == single["held_bytes"]
+            assert one["held_bytes"] == single["held_bytes"] * share
         else:  # rows that do not divide: the last rank holds less
-            assert one["held_bytes"] == pytest.approx(single["held_bytes"] / layout.fsdp, rel=0.05)
+            assert one["held_bytes"] == pytest.approx(single["held_bytes"] * share, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["allreduce", "ddp", "ddp, blocks recomputed", "fsdp", "fsdp, blocks recomputed"])
+def is_split_by_tp(name: str) -> bool:
+    """All matrices but the positions', and the biases of what splits by output row."""
+    return name.endswith(("qkv.weight", "qkv.bias", "up.weight", "up.bias", "out.weight", "down.weight")) or name in (
+        "token_embedding.weight",
+        "head.weight",
+    )
+
+
+@pytest.mark.parametrize("name", [
+        "allreduce", "ddp", "ddp, blocks recomputed", "ddp, attention recomputed", "fsdp", "fsdp, blocks recomputed",
+        "tensor", "tensor, blocks recomputed", "tensor, attention recomputed",
+    ])  # fmt: skip
 def test_dropout_is_reproducible_from_the_seed(name: str, two_ranks: Ranks) -> None:
     parallel, rest = CASES[name].parallel, CASES[name].rest
     config = config_of(parallel=parallel, model={"dropout": 0.2}, train={"steps": 3, **rest.get("train", {})})

@@ -8,7 +8,7 @@ import torch
 from tests.conformance.steps import config_of, samples_of, train
 from worldsize.models.cost import describe
 from worldsize.models.decoder import build
-from worldsize.train.activation_checkpointing import checkpoint_blocks
+from worldsize.train.activation_checkpointing import checkpoint_modules
 from worldsize.train.loss import loss_sum
 
 RECOMPUTED = {"activation_checkpointing": "block"}
@@ -38,7 +38,7 @@ def bytes_kept_for_backward(*, recompute: bool, num_layers: int) -> int:
     config = config_of(model={"num_layers": num_layers})
     model = build(config.model, 0, "cpu")
     if recompute:
-        checkpoint_blocks(model, describe(config.model).block_prefixes)
+        checkpoint_modules(model, describe(config.model).block_prefixes)
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 

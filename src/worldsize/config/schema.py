@@ -88,8 +88,9 @@ class TrainConfig(Section):
         description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling)",
     )
     compile: bool = Field(False, description="torch.compile the model")
-    activation_checkpointing: Literal["none", "block"] = Field(
-        "none", description="block: keep only each block's input and compute the block again in backward"
+    activation_checkpointing: Literal["none", "block", "attention"] = Field(
+        "none",
+        description="block: keep only each block's input and compute the block again in backward; attention: the same between attention's two linears alone",
     )
     grad_clip_norm: float | None = Field(
         1.0, gt=0, description="clip the gradient's global norm to this; null = no clipping"
@@ -125,7 +126,7 @@ class ParallelConfig(Section):
 
     strategy: str = Field(
         "auto",
-        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp', 'pipeline' or 'model_parallel'",
+        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp', 'tensor', 'pipeline' or 'model_parallel'",
     )
     dp: int | None = Field(
         None,

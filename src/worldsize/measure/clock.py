@@ -112,6 +112,9 @@ class CpuClock:
         self._last_mark_s = 0.0
         self._first_issue: tuple[float, float] | None = None
         self._last_issue: tuple[float, float] | None = None
+        self._last_mark: tuple[float, float] | None = None
+        self._booked_off_core_s = 0.0
+        self._booked_before_last_issue_s = 0.0
         self._contention_s = 0.0
         self._notes: StepNotes | None = None
 
@@ -123,22 +126,33 @@ class CpuClock:
 
     def mark(self, phase: str) -> None:
         now_s = time.perf_counter()
+        if self._first_issue is not None:
+            self._keep_from_counting_twice(phase, (now_s, time.thread_time()))
         self._marks.book(phase, now_s - self._last_mark_s)
         self._last_mark_s = now_s
 
+    def _keep_from_counting_twice(self, phase: str, now: tuple[float, float]) -> None:
+        """Another collective's wait, booked by its own mark while the exchange is in flight, is not the exchange's."""
+        if phase == "exposed_communication_s" and self._last_mark is not None:
+            self._booked_off_core_s += _off_core_s(self._last_mark, now)
+        self._last_mark = now
+
     def communication_started(self) -> None:
         self._last_issue = (time.perf_counter(), time.thread_time())
+        self._booked_before_last_issue_s = self._booked_off_core_s
         if self._first_issue is None:
             self._first_issue = self._last_issue
 
     def mark_exchange(self) -> None:
         now_s, cpu_s = time.perf_counter(), time.thread_time()
         if self._first_issue is not None and self._last_issue is not None:
-            exposed_s = _off_core_s(self._first_issue, (now_s, cpu_s))
-            self._contention_s += _off_core_s(self._first_issue, self._last_issue)
+            exposed_s = max(0.0, _off_core_s(self._first_issue, (now_s, cpu_s)) - self._booked_off_core_s)
+            contention_s = _off_core_s(self._first_issue, self._last_issue) - self._booked_before_last_issue_s
+            self._contention_s += max(0.0, contention_s)
             self._marks.book("exposed_communication_s", exposed_s)
             self._marks.book("compute_s", -exposed_s)
-            self._first_issue = self._last_issue = None
+            self._first_issue = self._last_issue = self._last_mark = None
+            self._booked_off_core_s = self._booked_before_last_issue_s = 0.0
         self._marks.book("compute_s", now_s - self._last_mark_s)
         self._last_mark_s = now_s
 

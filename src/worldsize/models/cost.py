@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from worldsize.config.schema import ModelConfig
 
 FP32_BYTES = 4
+FP64_BYTES = 8
 BF16_BYTES = 2
+
+
+def kept_bytes(precision: str) -> int:
+    """Return the bytes of one element of a weight, gradient or moment, which autocast keeps in fp32 too."""
+    return FP64_BYTES if precision == "fp64" else FP32_BYTES
 
 
 @dataclass(frozen=True)
@@ -197,10 +203,25 @@ class ModelDescription:
     """Linears of a block that split by output row: name within the block → widths of the parts fused in its output."""
     row_parallel: tuple[str, ...]
     """Linears of a block that split by input column, and so end in a sum over ranks."""
+    token_embedding: str | None = None
+    """The module that looks tokens up, its rows the vocabulary. None: its ends are not known to split."""
+    position_embedding: str | None = None
+    """The module that looks positions up, where they are learned."""
+    last_norm: str | None = None
+    """The module between the last block and the head."""
+    head: str | None = None
+    """The linear whose output rows are the vocabulary, where it is not tied to the embedding."""
+    attention_core: str | None = None
+    """The module of a block, without parameters, between its attention's linears."""
 
     @property
     def num_parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.parameter_shapes.values())
+
+    def within_block(self, name: str) -> str:
+        """Return a module's name within its block; empty outside the blocks."""
+        prefix = next((prefix for prefix in self.block_prefixes if name.startswith(prefix + ".")), name)
+        return name[len(prefix) + 1 :]
 
     def parameter_bytes(self, bytes_per_element: int = FP32_BYTES) -> int:
         """Return the bytes of all parameters; gradients take as many, AdamW's two moments twice that."""
@@ -215,4 +236,9 @@ def describe(model: ModelConfig) -> ModelDescription:
         block_prefixes=block_prefixes(model),
         column_parallel={"attention.qkv": dims_of(model).qkv_sizes, "feed_forward.up": _up_sizes(model)},
         row_parallel=("attention.out", "feed_forward.down"),
+        token_embedding="token_embedding",
+        position_embedding="position_embedding" if model.positions == "learned" else None,
+        last_norm="final_norm",
+        head=None if model.tied_head else "head",
+        attention_core="attention.core",
     )

@@ -68,7 +68,7 @@ class Decoder(nn.Module):
             raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
         x_BTC = self.token_embedding(tokens_BT)
         if self.position_embedding is not None:
-            x_BTC = x_BTC + self.position_embedding.weight[:length]
+            x_BTC = x_BTC + self.position_embedding(torch.arange(length, device=tokens_BT.device))
         return F.dropout(x_BTC, self.dropout, self.training)
 
     def through(self, blocks: Iterable[nn.Module], x_BTC: Tensor) -> Tensor:
@@ -110,15 +110,31 @@ class Attention(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         dims = dims_of(model)
-        self.d_head = dims.d_head
-        self.head_counts = [dims.num_heads, dims.num_kv_heads, dims.num_kv_heads]
-        self.dropout = model.dropout
         self.qkv = Linear(dims.d_model, sum(dims.qkv_sizes), bias=model.bias)
+        self.core = AttentionCore(model)
         self.out = Linear(dims.d_model, dims.d_model, bias=model.bias)
 
     def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
-        qkv_BTHD = self.qkv(x_BTC).unflatten(-1, (-1, self.d_head))
-        q_BTHD, k_BTGD, v_BTGD = qkv_BTHD.split(self.head_counts, dim=2)
+        out_BTC: Tensor = self.out(self.core(self.qkv(x_BTC), rotation))
+        return out_BTC
+
+
+class AttentionCore(nn.Module):
+    """What lies between attention's two linears; without parameters, for as many heads as its input holds."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        dims = dims_of(model)
+        self.d_head = dims.d_head
+        self.queries_per_key = dims.num_heads // dims.num_kv_heads
+        self.dropout = model.dropout
+
+    def forward(self, qkv_BTO: Tensor, rotation: Rotation | None) -> Tensor:
+        """Return the values that each position attends to, (B, T, H·D), from its fused queries, keys and values."""
+        qkv_BTHD = torch.unflatten(qkv_BTO, -1, (-1, self.d_head))
+        num_kv_heads = qkv_BTHD.shape[2] // (self.queries_per_key + 2)
+        num_heads = [self.queries_per_key * num_kv_heads, num_kv_heads, num_kv_heads]
+        q_BTHD, k_BTGD, v_BTGD = torch.split(qkv_BTHD, num_heads, dim=2)
         if rotation is not None:
             q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
         out_BHTD = F.scaled_dot_product_attention(
@@ -127,10 +143,9 @@ class Attention(nn.Module):
             v_BTGD.transpose(1, 2),
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=True,
-            enable_gqa=self.head_counts[0] != self.head_counts[1],
+            enable_gqa=self.queries_per_key > 1,
         )
-        out_BTC: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))
-        return out_BTC
+        return out_BHTD.transpose(1, 2).flatten(2)
 
 
 class FeedForward(nn.Module):

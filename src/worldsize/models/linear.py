@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class Linear(nn.Linear):
@@ -27,7 +28,12 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """Return x·weightᵀ + bias, as `F.linear` does."""
+    """Return x·weightᵀ + bias, as `F.linear` does.
+
+    Of a weight whose rows are spread over ranks, this rank's columns of the product, with this rank's rows.
+    """
+    if isinstance(weight_OI, DTensor):
+        weight_OI = weight_OI.to_local()
     if ONEDNN_IS_FASTER and _is_plain_fp32_on_cpu(x, weight_OI):
         out: Tensor = _onednn_linear(x, weight_OI, bias_O)
         return out

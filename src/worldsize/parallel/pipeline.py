@@ -1,8 +1,8 @@
 """Pipelines: the blocks are cut into stages on different ranks, and micro batches pass them one after the other.
 
-`pipeline` overlaps micro batches by torch's schedules; `model_parallel` sends the next one off when the one before has
-come back, which is what pipelining is compared with. Order of preparation: the model is cut first, so that the optimizer
-sees a rank's own parameters alone; then groups, stages and schedule. After a step's schedule the copies of a tied head
+`pipeline` overlaps micro batches by torch's schedules; `model_parallel` sends the next one off when the one before
+has come back, which is what pipelining is compared with. Order of preparation: the model is cut first, so that the
+optimizer sees a rank's own parameters alone; then groups, stages and schedule. After a step's schedule the copies of a tied head
 sum their gradients, then replicas theirs (dp), then all stages the gradient's norm.
 """
 
@@ -16,7 +16,7 @@ from worldsize.config.schema import Config
 from worldsize.models.cost import FP32_BYTES
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.pipeline_rules import reasons_against
-from worldsize.parallel.stages import TIED, Stages, stages_for, stages_per_rank
+from worldsize.parallel.stages import TIED, Stages, stages_for
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """Ranks hold consecutive parts of the model and see the same samples; replicas of the pipeline see different ones."""
+    """Ranks hold consecutive parts of the model and see the same samples; replicas of it see different ones."""
 
     name: ClassVar[str] = "pipeline"
     can_skip_exchange: ClassVar[bool] = False
@@ -122,7 +122,7 @@ def collectives(config: Config, layout: Layout, model: ModelDescription, rank: i
 
 
 def messages(config: Config, layout: Layout, stages: Stages, pp_rank: int) -> list[CollectiveCount]:
-    """Return what a rank sends and receives: activations one way, their gradients the other, padded micro batches whole."""
+    """Return what a rank sends and receives: activations one way, their gradients the other; a padded batch whole."""
     batches = batches_for(config.train, layout)
     each = batches.micro_batch * config.model.context_length * config.model.d_model * FP32_BYTES
     last = stages.num_stages - 1

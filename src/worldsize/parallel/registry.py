@@ -8,6 +8,7 @@ from worldsize.parallel.fsdp import FullyShardedDataParallel
 from worldsize.parallel.pipeline import ModelParallel, Pipeline
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
+from worldsize.parallel.tensor import TensorParallel
 
 
 def strategies() -> dict[str, type[Strategy]]:
@@ -17,6 +18,7 @@ def strategies() -> dict[str, type[Strategy]]:
         AllReduce,
         DistributedDataParallel,
         FullyShardedDataParallel,
+        TensorParallel,
         Pipeline,
         ModelParallel,
     )

@@ -70,7 +70,7 @@ def needs(action: Action, num_stages: int) -> list[Action]:
 
 
 def input_of(action: Action, stages: Stages) -> list[Action]:
-    """Return what an action receives from another rank, of which a schedule carries out one; none where it receives nothing."""
+    """Return what an action may receive from another rank; a schedule carries out one of these, or none."""
     return [
         each
         for each in needs(action, stages.num_stages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,41 +12,39 @@ from torch.distributed.tensor import DTensor
 from worldsize.config.schema import Config
 from worldsize.data.batch import Batch
 from worldsize.models.cost import describe
-from worldsize.train.activation_checkpointing import checkpoint_blocks
+from worldsize.train.activation_checkpointing import checkpoint_modules, recomputed_modules
 from worldsize.train.loss import loss_sum
 from worldsize.train.optimizer import adamw, set_learning_rate
 from worldsize.train.precision import Precision
+
+LossSum = Callable[[Tensor, Tensor], Tensor]
+"""(logits, targets) → the loss summed over targets."""
 
 
 class Objective(nn.Module):
     """A model and its loss as one module, so that compilation and DDP see the whole of forward."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: LossSum = loss_sum) -> None:
         super().__init__()
         self.model = model
+        self._loss_sum = loss
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the loss summed over this micro batch's target tokens."""
-        return loss_sum(self.model(tokens_BT), targets_BT)
+        return self._loss_sum(self.model(tokens_BT), targets_BT)
 
 
 class Replica:
-    """Runs forward, backward and update; knows nothing of other ranks."""
+    """Runs forward, backward and update; knows nothing of other ranks. `loss` is the one for the model's output."""
 
-    def __init__(
-        self, model: nn.Module, config: Config, device: torch.device, block_prefixes: Sequence[str] | None = None
-    ) -> None:
-        """`block_prefixes`: the blocks that the model has, where they are not all."""
+    def __init__(self, model: nn.Module, config: Config, device: torch.device, loss: LossSum = loss_sum) -> None:
         self.model = model
         self.device = device
         self.precision = Precision(config.train.precision, device, config.model.context_length)
         self.grad_clip_norm = config.train.grad_clip_norm
-        if config.train.activation_checkpointing == "block":
-            checkpoint_blocks(
-                model, describe(config.model).block_prefixes if block_prefixes is None else block_prefixes
-            )
+        checkpoint_modules(model, recomputed_modules(config.train.activation_checkpointing, describe(config.model)))
         self.optimizer = adamw(model, config.optimizer)
-        self._plain_objective = Objective(model)
+        self._plain_objective = Objective(model, loss)
         self.objective: nn.Module = self._plain_objective
         if config.train.compile:
             # Compiled in place, so that parameter names and DDP's view of the module stay as they are.
@@ -101,6 +99,13 @@ class Replica:
 
         weights, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": weights, "optimizer": optimizer, "scaler": self.precision.scaler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of the same names and shapes as `state` returns."""
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
 
 
 def whole(tensor: Tensor) -> Tensor:

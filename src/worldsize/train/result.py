@@ -25,7 +25,9 @@ from worldsize.records import (
 from worldsize.train.loop import TrainLog
 from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE
 
-CANNOT_SKIP = "without its collectives a step of this strategy has no weights to compute with"
+CANNOT_SKIP = (
+    "without its collectives a step of this strategy has nothing to compute with: other ranks hold weights or sums"
+)
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,13 @@ def _train(running: Running, held_out: LanguageModelling | None, writer: RunWrit
 
 
 def seed_dropout(seed: int, context: RankContext) -> None:
-    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch, stage)."""
-    pp_rank = context.layout.coordinates(context.rank)["pp"]
-    entropy = [seed, context.data_rank, *([pp_rank] if pp_rank else [])]
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch, tp, stage).
+
+    Along tp each rank holds another part of the sequence or other heads, along pp other blocks, whose masks must not be
+    each other's.
+    """
+    place = context.layout.coordinates(context.rank)
+    entropy = [seed, context.data_rank, place["tp"], place["pp"]]
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 

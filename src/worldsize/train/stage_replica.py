@@ -58,12 +58,7 @@ class StageReplica(Replica):
         self.dtype = next(model.parameters()).dtype
         """Of weights, of the residual stream between stages and of losses."""
         keep_only(model, self.names, description)
-        own_blocks = [
-            description.block_prefixes[index]
-            for stage in stages.stages_of(pp_rank)
-            for index in stages.blocks_of(stage)
-        ]
-        super().__init__(model, config, device, own_blocks)
+        super().__init__(model, config, device)
 
     def sum_gradients(self) -> None:
         """Sum the gradients of the tied head's two copies, then all gradients over the replicas; nothing is overlapped.
@@ -150,7 +145,7 @@ class StageReplica(Replica):
         return self.stages.num_stages - 1
 
     def on_last_rank(self, loss: Tensor) -> Tensor:
-        """Hand a loss from the rank of the last stage to the pipeline's last rank, which reports it; they differ in a V."""
+        """Hand a loss from the last stage's rank to the pipeline's last rank, which reports it; in a V these differ."""
         holder, reporter = self.stages.rank_of(self._last), self.stages.num_ranks - 1
         if holder == reporter:
             return loss
