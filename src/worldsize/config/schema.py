@@ -75,7 +75,9 @@ class TrainConfig(Section):
     steps: int = Field(50, ge=1, description="optimizer steps")
     global_batch: int = Field(32, ge=1, description="samples that all devices together see per optimizer step")
     micro_batch: int | None = Field(
-        None, ge=1, description="samples in one forward on one device; unset = the whole per-device batch"
+        None,
+        ge=1,
+        description="samples in one forward on one device; unset = the whole per-device batch, or in a pipeline what makes at least 4 micro batches a rank",
     )
     allow_ragged_micro_batch: bool = Field(
         False, description="let the last micro batch of a step be smaller where micro_batch does not divide"
@@ -124,7 +126,7 @@ class ParallelConfig(Section):
 
     strategy: str = Field(
         "auto",
-        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp' or 'tensor'",
+        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp', 'tensor', 'pipeline' or 'model_parallel'",
     )
     dp: int | None = Field(
         None,
@@ -150,6 +152,22 @@ class ParallelConfig(Section):
     powersgd_rank: int = Field(4, ge=1, description="rank of PowerSGD's factors")
     zero_stage: Literal[2, 3] = Field(
         3, description="what fsdp shards: 2 = gradients and optimizer, 3 = the parameters too between uses"
+    )
+    pipeline_schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zero_bubble_v"] = Field(
+        "1f1b",
+        description="order of micro batches under pipeline: GPipe (all forward, then all backward), one forward one backward, the same over several stages a rank, or with backward cut in two to fill the bubble (zero_bubble, and zero_bubble_v with two stages a rank in V form)",
+    )
+    stages_per_rank: int | None = Field(
+        None,
+        ge=1,
+        description="pipeline stages on each rank; unset = 2 under interleaved and zero_bubble_v, else 1",
+    )
+    stage_layers: tuple[int, ...] | None = Field(
+        None, description="blocks in each pipeline stage, such as [3, 2]; unset = shared out by stage_balance"
+    )
+    stage_balance: Literal["analytic", "measured", "equal"] = Field(
+        "analytic",
+        description="how blocks are shared out among pipeline stages: by FLOP with the head counted, by the time that block and head take here, or equal counts",
     )
 
 

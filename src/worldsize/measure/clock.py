@@ -17,6 +17,8 @@ from worldsize.records import PHASES
 if TYPE_CHECKING:
     import torch
 
+    from worldsize.measure.pipeline_log import StepNotes
+
 
 @dataclass
 class StepTimes:
@@ -26,6 +28,8 @@ class StepTimes:
     phases_s: dict[str, float]
     contention_s: float = 0.0
     """Part of exposed_communication_s before the last exchange began: the compute thread was off its core."""
+    notes: StepNotes | None = None
+    """Of a pipeline: what the rank computed when. Its phases are parted by them when the window closes."""
 
 
 @dataclass
@@ -62,11 +66,17 @@ class StepClock(Protocol):
     def mark_exchange(self) -> None:
         """Book the time since the last mark, in which backward and exchange overlapped, as compute and exposed."""
 
+    def note(self, notes: StepNotes) -> None:
+        """Say that this step is a pipeline's, and that what is booked as bubble_s is to be parted by these notes."""
+
     def stop(self) -> None:
         """End the step."""
 
     def window(self) -> list[StepTimes]:
-        """Synchronise this rank's device, and return the steps since the last window."""
+        """Synchronise this rank's device, and return the steps since the last window.
+
+        After steps of a pipeline its ranks exchange their notes: every one of them must come here.
+        """
         ...
 
 
@@ -79,6 +89,7 @@ class NullClock:
     def mark(self, phase: str) -> None: ...
     def communication_started(self) -> None: ...
     def mark_exchange(self) -> None: ...
+    def note(self, notes: StepNotes) -> None: ...
     def stop(self) -> None: ...
     def window(self) -> list[StepTimes]:
         return []
@@ -105,9 +116,11 @@ class CpuClock:
         self._booked_off_core_s = 0.0
         self._booked_before_last_issue_s = 0.0
         self._contention_s = 0.0
+        self._notes: StepNotes | None = None
 
     def start(self) -> None:
         self._marks = _Marks()
+        self._notes = None
         self._contention_s = 0.0
         self._started_s = self._last_mark_s = time.perf_counter()
 
@@ -143,13 +156,26 @@ class CpuClock:
         self._marks.book("compute_s", now_s - self._last_mark_s)
         self._last_mark_s = now_s
 
+    def note(self, notes: StepNotes) -> None:
+        self._notes = notes
+
     def stop(self) -> None:
         wall_s = time.perf_counter() - self._started_s
-        self._steps.append(StepTimes(wall_s, self._marks.close(wall_s), self._contention_s))
+        self._steps.append(StepTimes(wall_s, self._marks.close(wall_s), self._contention_s, self._notes))
 
     def window(self) -> list[StepTimes]:
         steps, self._steps = self._steps, []
-        return steps
+        return _settled(steps)
+
+
+def _settled(steps: list[StepTimes]) -> list[StepTimes]:
+    """Part the phases of a pipeline's steps; steps without notes stay as they are."""
+    notes = next((step.notes for step in steps if step.notes is not None), None)
+    if notes is not None:
+        notes.log.settle(steps)
+        for step in steps:
+            step.notes = None
+    return steps
 
 
 def _off_core_s(begin: tuple[float, float], end: tuple[float, float]) -> float:
@@ -168,8 +194,9 @@ class CudaClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._steps: list[list[tuple[str, torch.cuda.Event]]] = []
+        self._steps: list[tuple[list[tuple[str, torch.cuda.Event]], StepNotes | None]] = []
         self._events: list[tuple[str, torch.cuda.Event]] = []
+        self._notes: StepNotes | None = None
         self._last_issue: torch.cuda.Event | None = None
 
     def _record(self) -> torch.cuda.Event:
@@ -181,6 +208,7 @@ class CudaClock:
 
     def start(self) -> None:
         self._events = [("start", self._record())]
+        self._notes = None
 
     def mark(self, phase: str) -> None:
         self._events.append((phase, self._record()))
@@ -196,25 +224,28 @@ class CudaClock:
         else:
             self.mark("compute_s")
 
+    def note(self, notes: StepNotes) -> None:
+        self._notes = notes
+
     def stop(self) -> None:
         self._events.append(("other_s", self._record()))
-        self._steps.append(self._events)
+        self._steps.append((self._events, self._notes))
 
     def window(self) -> list[StepTimes]:
         import torch
 
         torch.cuda.synchronize(self._device)
         steps, self._steps = self._steps, []
-        return [_times_of(events) for events in steps]
+        return _settled([_times_of(events, notes) for events, notes in steps])
 
 
-def _times_of(events: list[tuple[str, torch.cuda.Event]]) -> StepTimes:
+def _times_of(events: list[tuple[str, torch.cuda.Event]], notes: StepNotes | None = None) -> StepTimes:
     """Turn a step's events, in order, into seconds. The device has been synchronised."""
     marks = _Marks()
     for (_, before), (phase, after) in itertools.pairwise(events):
         marks.book(phase, before.elapsed_time(after) / 1e3)
     wall_s = events[0][1].elapsed_time(events[-1][1]) / 1e3
-    return StepTimes(wall_s, marks.close(wall_s))
+    return StepTimes(wall_s, marks.close(wall_s), notes=notes)
 
 
 def cuda_event() -> torch.cuda.Event:

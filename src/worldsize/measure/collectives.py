@@ -76,7 +76,7 @@ class CollectiveRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
             for (kind, ranks), payload_bytes in self._payload_bytes.items()
         ]
-        return sorted(counts, key=lambda count: (count.kind, count.group))
+        return sorted(counts, key=lambda count: (count.kind, count.group, count.group_size))
 
 
 def _ranks_of(args: tuple[Any, ...]) -> list[int]:

@@ -128,6 +128,27 @@ def forward_flop_per_sample(model: ModelConfig, *, causal: bool) -> float:
     return float(linear + attention)
 
 
+@dataclass(frozen=True)
+class PartCosts:
+    """What the parts of a model cost, relative to each other: before its blocks, one block, after its blocks."""
+
+    before: float
+    block: float
+    after: float
+
+
+def forward_flop_by_part(model: ModelConfig) -> PartCosts:
+    """Return one sample's causal forward FLOP of embedding, one block and head.
+
+    A lookup multiplies nothing; the sums of token and position embeddings are counted, one FLOP a feature.
+    """
+    dims = dims_of(model)
+    head = 2.0 * dims.context_length * dims.d_model * dims.vocab_size
+    blocks = forward_flop_per_sample(model, causal=True) - head
+    embedding = float(dims.context_length * dims.d_model) if model.positions == "learned" else 0.0
+    return PartCosts(before=embedding, block=blocks / dims.num_layers, after=head)
+
+
 def flop_per_token(model: ModelConfig, *, causal: bool = True) -> float:
     """Return the model FLOP of training on one token, averaged over the context: forward plus backward, 3 × forward.
 

@@ -19,6 +19,8 @@ and a `.bias` beside each linear's and layer norm's weight, the head's excepted,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,30 +50,40 @@ class Decoder(nn.Module):
         self.d_head = dims.d_head
         self.rope_theta = model.rope_theta
         self.dropout = model.dropout
+        self.rotary = model.positions == "rotary"
         self.token_embedding = nn.Embedding(dims.vocab_size, dims.d_model)
-        learned = model.positions == "learned"
-        self.position_embedding = nn.Embedding(dims.context_length, dims.d_model) if learned else None
+        self.position_embedding = None if self.rotary else nn.Embedding(dims.context_length, dims.d_model)
         self.blocks = nn.ModuleList(Block(model) for _ in range(dims.num_layers))
         self.final_norm = make_norm(model)
         self.head = None if model.tied_head else Linear(dims.d_model, dims.vocab_size, bias=False)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Return logits_BTV. Raises ValueError for more positions than the context holds."""
+        return self.logits(self.through(self.blocks, self.embed(tokens_BT)))
+
+    def embed(self, tokens_BT: Tensor) -> Tensor:
+        """Return the residual stream x_BTC before the first block."""
         length = tokens_BT.shape[1]
         if length > self.context_length:
             raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
         x_BTC = self.token_embedding(tokens_BT)
-        rotation = None
         if self.position_embedding is not None:
             x_BTC = x_BTC + self.position_embedding(torch.arange(length, device=tokens_BT.device))
-        else:
-            rotation = rotation_angles(length, self.d_head, self.rope_theta, tokens_BT.device)
-        x_BTC = F.dropout(x_BTC, self.dropout, self.training)
-        for block in self.blocks:
+        return F.dropout(x_BTC, self.dropout, self.training)
+
+    def through(self, blocks: Iterable[nn.Module], x_BTC: Tensor) -> Tensor:
+        """Return the residual stream after some of the blocks, which follow each other."""
+        rotation = None
+        if self.rotary:
+            rotation = rotation_angles(self.context_length, self.d_head, self.rope_theta, x_BTC.device)
+        for block in blocks:
             x_BTC = block(x_BTC, rotation)
-        x_BTC = self.final_norm(x_BTC)
+        return x_BTC
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """Return logits_BTV from the residual stream after the last block."""
         head = self.token_embedding if self.head is None else self.head
-        return linear(x_BTC, head.weight)
+        return linear(self.final_norm(x_BTC), head.weight)
 
 
 class Block(nn.Module):
@@ -187,7 +199,8 @@ def rotation_angles(length: int, d_head: int, theta: float, device: torch.device
 
 
 def rotate(x_BTHD: Tensor, rotation: Rotation) -> Tensor:
-    """Return the features turned by their position's angles, in x's own dtype."""
-    cos_T1D, sin_T1D = (table.to(x_BTHD.dtype).unsqueeze(-2) for table in rotation)
+    """Return the features turned by their position's angles, in x's own dtype; the angles may go on beyond x."""
+    length = x_BTHD.shape[1]
+    cos_T1D, sin_T1D = (table[..., :length, :].to(x_BTHD.dtype).unsqueeze(-2) for table in rotation)
     first, second = x_BTHD.chunk(2, dim=-1)
     return x_BTHD * cos_T1D + torch.cat((-second, first), dim=-1) * sin_T1D

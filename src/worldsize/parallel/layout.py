@@ -122,5 +122,16 @@ def batches_for(train: TrainConfig, layout: Layout) -> Batches:
             f"train.global_batch={train.global_batch} does not divide into {parts}. Nearest that do: {nearest}{other}."
         )
     per_device = train.global_batch // ranks
-    micro_batch = train.micro_batch or per_device
+    micro_batch = train.micro_batch or _default_micro_batch(per_device, layout.pp)
     return Batches(train.global_batch, per_device, micro_batch, math.ceil(per_device / micro_batch))
+
+
+def _default_micro_batch(per_device_batch: int, num_stages: int) -> int:
+    """Return the whole per-device batch; in a pipeline the largest cut that makes at least 4 micro batches a rank.
+
+    With 4 a rank, n ranks of a GPipe or 1F1B pipeline idle (n-1) / (5n-1), less than a fifth, of the time.
+    """
+    if num_stages == 1:
+        return per_device_batch
+    cuts = [size for size in range(1, per_device_batch + 1) if per_device_batch % size == 0]
+    return max((size for size in cuts if per_device_batch // size >= 4 * num_stages), default=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from worldsize.parallel.allreduce import AllReduce
 from worldsize.parallel.ddp import DistributedDataParallel
 from worldsize.parallel.fsdp import FullyShardedDataParallel
+from worldsize.parallel.pipeline import ModelParallel, Pipeline
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
 from worldsize.parallel.tensor import TensorParallel
@@ -18,5 +19,7 @@ def strategies() -> dict[str, type[Strategy]]:
         DistributedDataParallel,
         FullyShardedDataParallel,
         TensorParallel,
+        Pipeline,
+        ModelParallel,
     )
     return {strategy.name: strategy for strategy in known}

@@ -33,8 +33,9 @@ def checkpoint_modules(model: nn.Module, names: Sequence[str]) -> None:
     """Make the named modules recompute themselves in backward, with the random numbers that their forward drew.
 
     Replaces each one's `forward` on the instance alone: names of parameters and modules stay, and hooks
-    (fully_shard's among them) run around the whole module, not again within the recomputation.
+    (fully_shard's among them) run around the whole module, not again within the recomputation. What a pipeline stage
+    lacks is passed over.
     """
-    for name in names:
-        module = model.get_submodule(name)
+    held = dict(model.named_modules())
+    for module in (held[name] for name in names if name in held):
         module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)

@@ -139,12 +139,14 @@ def _train(
 
 
 def seed_dropout(seed: int, context: RankContext) -> None:
-    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch, place on tp).
+    """Seed this rank's own random numbers, which only dropout draws from, by (seed, share of the batch, tp, stage).
 
-    Along tp each rank holds another part of the sequence or other heads, whose masks must not be each other's.
+    Along tp each rank holds another part of the sequence or other heads, along pp other blocks, whose masks must not be
+    each other's.
     """
-    place = context.layout.coordinates(context.rank)["tp"]
-    torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank, place]).generate_state(1)[0]))
+    place = context.layout.coordinates(context.rank)
+    entropy = [seed, context.data_rank, place["tp"], place["pp"]]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
 def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:

@@ -1,0 +1,222 @@
+"""What a pipeline's ranks computed in each step, and why they did not compute in the rest of it.
+
+A rank notes the start and end of each action (one stage's forward or backward of one micro batch). Between its
+actions it waits: as long as the rank that it waits for still computes, or waits itself, that is bubble; from the
+moment at which the other is done it is exposed communication (transfer, and the messages' own overhead). To tell the
+two apart ranks hand each other their notes when a window closes, never within a step. Notes are in seconds of the
+host's monotonic clock, which all processes of one host share; ranks on several hosts are brought together by their
+hosts' wall clocks, so that the parting is as good as these agree, while the sum of the two is not touched.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any
+
+from worldsize.parallel.schedule import Action, Kind, Simulated, input_of, simulate
+from worldsize.parallel.stages import Stages
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup
+
+    from worldsize.measure.clock import StepTimes
+
+KEPT_STEPS = 50
+"""Steps whose actions are kept for the replay."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An action carried out, seconds."""
+
+    action: Action
+    start_s: float
+    end_s: float
+
+
+@dataclass
+class StepNotes:
+    """One rank's step, in readings of its stopwatch (floats on a CPU, events on CUDA) until the window closes."""
+
+    log: PipelineLog
+    began: Any = None
+    ended: Any = None
+    actions: list[tuple[Action, Any, Any]] = field(default_factory=list)
+    waits: list[tuple[Any, Any]] = field(default_factory=list)
+    """Exchanges with other stages after the schedule, which end when the slowest of them has come."""
+
+    def begin(self) -> None:
+        """Say that the schedule starts."""
+        self.began = self.log.now()
+
+    def end(self) -> None:
+        """Say that the schedule, with all its messages, is through."""
+        self.ended = self.log.now()
+
+    def extend(self) -> None:
+        """Move the last action's end to now."""
+        action, start, _ = self.actions[-1]
+        self.actions[-1] = (action, start, self.log.now())
+
+
+@dataclass(frozen=True)
+class RankStep:
+    """One rank's step, seconds of a clock that all ranks share."""
+
+    began_s: float
+    ended_s: float
+    actions: tuple[Done, ...]
+    waits_s: tuple[tuple[float, float], ...]
+    """Exchanges with other stages after the schedule."""
+
+    @property
+    def compute_s(self) -> float:
+        return sum(done.end_s - done.start_s for done in self.actions)
+
+    @property
+    def computed_s(self) -> float:
+        """When the last action was done."""
+        return self.actions[-1].end_s
+
+
+class PipelineLog:
+    """Notes of one rank; gathers those of its pipeline when a window closes."""
+
+    def __init__(self, device: torch.device, stages: Stages, pp_rank: int, group: ProcessGroup) -> None:
+        self.stages = stages
+        self.steps: deque[dict[int, RankStep]] = deque(maxlen=KEPT_STEPS)
+        """The latest steps, by pipeline rank."""
+        self._device = device
+        self._pp_rank = pp_rank
+        self._group = group
+
+    def new_step(self) -> StepNotes:
+        """Return empty notes for a step of this rank."""
+        return StepNotes(self)
+
+    def now(self) -> Any:
+        """Return a reading: the wall clock, or on CUDA an event on the compute stream."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        import torch
+
+        from worldsize.measure.clock import cuda_event
+
+        event = cuda_event()
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def settle(self, steps: Sequence[StepTimes]) -> None:
+        """Part the schedule's time of each step into compute, bubble and exposed communication. On every rank."""
+        noted = [step for step in steps if step.notes is not None]
+        by_rank = self._gather(self._resolved([step.notes for step in noted if step.notes is not None]))
+        for index, step in enumerate(noted):
+            ranks = {rank: theirs[index] for rank, theirs in enumerate(by_rank)}
+            part(step.phases_s, ranks, self._pp_rank, self.stages)
+            self.steps.append(ranks)
+
+    def _resolved(self, notes: Iterable[StepNotes]) -> list[RankStep]:
+        seconds = self._to_seconds()
+        return [
+            RankStep(
+                began_s=seconds(each.began),
+                ended_s=seconds(each.ended),
+                actions=tuple(Done(action, seconds(start), seconds(end)) for action, start, end in each.actions),
+                waits_s=tuple((seconds(start), seconds(end)) for start, end in each.waits),
+            )
+            for each in notes
+        ]
+
+    def _to_seconds(self) -> Any:
+        """Return what turns a reading into seconds of the host's monotonic clock. Synchronises a CUDA device."""
+        if self._device.type != "cuda":
+            return lambda reading: reading
+        import torch
+
+        anchor = self.now()
+        torch.cuda.synchronize(self._device)
+        now_s = time.perf_counter()
+        return lambda reading: now_s - reading.elapsed_time(anchor) / 1e3
+
+    def _gather(self, mine: list[RankStep]) -> list[list[RankStep]]:
+        import torch.distributed as dist
+
+        gathered: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(gathered, (platform.node(), time.time() - time.perf_counter(), mine), group=self._group)
+        hosts = {host for host, _, _ in gathered}
+        return [
+            [_shifted(step, offset_s if len(hosts) > 1 else 0.0) for step in steps] for _, offset_s, steps in gathered
+        ]
+
+    def durations_s(self) -> dict[tuple[Kind, int], float]:
+        """Return the median time of each kind of action of each stage, over the kept steps."""
+        samples: dict[tuple[Kind, int], list[float]] = {}
+        for ranks in self.steps:
+            for step in ranks.values():
+                for done in step.actions:
+                    samples.setdefault((done.action.kind, done.action.stage), []).append(done.end_s - done.start_s)
+        return {key: median(values) for key, values in samples.items()}
+
+    def replayed(self) -> Simulated | None:
+        """Return the schedule as carried out, replayed with the median times; None where no step was kept."""
+        if not self.steps:
+            return None
+        orders = {rank: [done.action for done in step.actions] for rank, step in self.steps[-1].items()}
+        return simulate(orders, self.stages.num_stages, self.durations_s())
+
+
+def part(phases_s: dict[str, float], ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> None:
+    """Part one rank's step in place; it comes with the whole schedule booked as bubble, and what follows as it was."""
+    mine = ranks[pp_rank]
+    scheduled_s = phases_s["bubble_s"]
+    compute_s = min(mine.compute_s, scheduled_s)  # two readings of one moment may differ on CUDA
+    within_s = min(bubble_within_s(ranks, pp_rank, stages), scheduled_s - compute_s)
+    after_s = min(bubble_after_s(ranks, pp_rank), phases_s["exposed_communication_s"])
+    phases_s["compute_s"] += compute_s
+    phases_s["bubble_s"] = within_s + after_s
+    phases_s["exposed_communication_s"] += scheduled_s - compute_s - within_s - after_s
+
+
+def bubble_within_s(ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> float:
+    """Return how long a rank waited, within the schedule, for what another had not yet computed."""
+    ended_s = {done.action: done.end_s for step in ranks.values() for done in step.actions}
+    mine = ranks[pp_rank]
+    free_s, idle_s = mine.began_s, 0.0
+    for done in mine.actions:
+        arrivals = [ended_s[each] for each in input_of(done.action, stages) if each in ended_s]
+        idle_s += max(0.0, min(done.start_s, max(arrivals, default=free_s)) - free_s)
+        free_s = done.end_s
+    return idle_s + _waited_s((free_s, mine.ended_s), ranks)
+
+
+def bubble_after_s(ranks: Mapping[int, RankStep], pp_rank: int) -> float:
+    """Return how long a rank waited, in exchanges after the schedule, for a stage that still computed."""
+    return sum(_waited_s(wait, ranks) for wait in ranks[pp_rank].waits_s)
+
+
+def _waited_s(wait: tuple[float, float], ranks: Mapping[int, RankStep]) -> float:
+    """Return the part of an interval in which some rank of the pipeline had still to compute."""
+    last_s = max(step.computed_s for step in ranks.values())
+    return max(0.0, min(wait[1], last_s) - wait[0])
+
+
+def _shifted(step: RankStep, by_s: float) -> RankStep:
+    if by_s == 0.0:
+        return step
+    return RankStep(
+        step.began_s + by_s,
+        step.ended_s + by_s,
+        tuple(Done(done.action, done.start_s + by_s, done.end_s + by_s) for done in step.actions),
+        tuple((start_s + by_s, end_s + by_s) for start_s, end_s in step.waits_s),
+    )
+
+
+def mean_idle_s(simulated: Simulated) -> float:
+    """Return the idle time of a replayed schedule, mean over ranks."""
+    return mean(simulated.idle_s)

@@ -1,0 +1,156 @@
+"""A rank's part of a pipelined model with its optimizer: what it must agree on with the other stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from worldsize.config.schema import Config
+from worldsize.data.batch import Batch
+from worldsize.models.cost import ModelDescription
+from worldsize.parallel.stages import TIED, Stages
+from worldsize.train.loss import loss_sum
+from worldsize.train.replica import Replica, whole
+from worldsize.train.stage import keep_only
+
+if TYPE_CHECKING:
+    from worldsize.measure.clock import StepClock
+    from worldsize.measure.pipeline_log import StepNotes
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The process groups of one rank of a pipeline."""
+
+    pp: dist.ProcessGroup
+    """All stages of this rank's replica."""
+    dp: dist.ProcessGroup | None
+    """The same stages of the other replicas; None without any."""
+    ends: dist.ProcessGroup | None
+    """The ranks of first and last stage, where they share a tied head and this rank is one of them."""
+
+
+class StageReplica(Replica):
+    """Holds the parameters of one rank's stages, and what is left of the model around them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        device: torch.device,
+        stages: Stages,
+        description: ModelDescription,
+        pp_rank: int,
+        groups: Groups,
+    ) -> None:
+        self.names = stages.names_of(pp_rank, description, tied=config.model.tied_head)
+        self.stages = stages
+        self.description = description
+        self.pp_rank = pp_rank
+        self.groups = groups
+        self.clock: StepClock | None = None
+        self.notes: StepNotes | None = None
+        self.dtype = next(model.parameters()).dtype
+        """Of weights, of the residual stream between stages and of losses."""
+        keep_only(model, self.names, description)
+        super().__init__(model, config, device)
+
+    def sum_gradients(self) -> None:
+        """Sum the gradients of the tied head's two copies, then all gradients over the replicas; nothing is overlapped.
+
+        The loss is already divided by the global count of target tokens.
+        """
+        if self.groups.ends is not None:
+            self._sum_over_stages(self._gradient(TIED), self.groups.ends)
+        if self.groups.dp is not None:
+            for name in self.names:
+                dist.all_reduce(self._gradient(name), group=self.groups.dp)
+        self._mark("exposed_communication_s")
+
+    def _gradient(self, name: str) -> Tensor:
+        gradient = self.model.get_parameter(name).grad
+        assert gradient is not None
+        return gradient
+
+    def _clip(self, max_norm: float) -> Tensor:
+        """Clip the norm of the whole gradient, all stages together; a tied head counts once. Return it unclipped."""
+        counted = [name for name in self.names if self.owner_of(name) == self.pp_rank]
+        norm_squared = whole(nn.utils.get_total_norm([self._gradient(name) for name in counted])).square()
+        self._mark("optimizer_s")
+        self._sum_over_stages(norm_squared, self.groups.pp)
+        self._mark("exposed_communication_s")
+        norm = norm_squared.sqrt()
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
+        return norm
+
+    def _sum_over_stages(self, tensor: Tensor, group: dist.ProcessGroup) -> None:
+        """All-reduce among stages, in place, and note when: the first to come waits for the last to have computed."""
+        if self.notes is None:
+            dist.all_reduce(tensor, group=group)
+            return
+        start = self.notes.log.now()
+        dist.all_reduce(tensor, group=group)
+        self.notes.waits.append((start, self.notes.log.now()))
+
+    def _mark(self, phase: str) -> None:
+        if self.clock is not None:
+            self.clock.mark(phase)
+
+    def owner_of(self, name: str) -> int:
+        """Return the pipeline rank whose copy of a parameter counts."""
+        return self.stages.owner_of(name, self.description)
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter of the whole model, each sent round by the rank that owns it. A collective.
+
+        A rank that holds a copy yields its own, so that a checksum notices when the two have parted.
+        """
+        for name, shape in self.description.parameter_shapes.items():
+            if name in self.names:
+                value = whole(self.model.get_parameter(name).detach()).contiguous()
+            else:
+                value = torch.empty(shape, dtype=self.dtype, device=self.device)
+            sent = value if self.owner_of(name) == self.pp_rank else value.clone()
+            dist.broadcast(sent, group=self.groups.pp, group_src=self.owner_of(name))
+            yield name, value if name in self.names else sent
+
+    @torch.no_grad()
+    def evaluate_stages(self, modules: Mapping[int, nn.Module], batch: Batch, width: int) -> Tensor:
+        """Send one micro batch of any size through all stages; return its summed loss on the pipeline's last rank.
+
+        Every other rank returns 0. `modules` are this rank's stages.
+        """
+        self.model.eval()
+        x = batch.tokens_BT
+        for stage, module in sorted(modules.items()):
+            source, target = (self.stages.rank_of(each) for each in (max(stage - 1, 0), min(stage + 1, self._last)))
+            if source != self.pp_rank:
+                x = torch.empty((*batch.tokens_BT.shape, width), dtype=self.dtype, device=self.device)
+                dist.recv(x, group=self.groups.pp, group_src=source)
+            x = module(x)
+            if target != self.pp_rank:
+                dist.send(x.contiguous(), group=self.groups.pp, group_dst=target)
+        self.model.train()
+        zero = torch.zeros((), dtype=self.dtype, device=self.device)
+        loss = loss_sum(x, batch.targets_BT) if self._last in modules else zero
+        return self.on_last_rank(loss)
+
+    @property
+    def _last(self) -> int:
+        return self.stages.num_stages - 1
+
+    def on_last_rank(self, loss: Tensor) -> Tensor:
+        """Hand a loss from the last stage's rank to the pipeline's last rank, which reports it; in a V these differ."""
+        holder, reporter = self.stages.rank_of(self._last), self.stages.num_ranks - 1
+        if holder == reporter:
+            return loss
+        if self.pp_rank == holder:
+            dist.send(loss, group=self.groups.pp, group_dst=reporter)
+        elif self.pp_rank == reporter:
+            dist.recv(loss, group=self.groups.pp, group_src=holder)
+        return loss
