@@ -11,15 +11,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worldsize.config.load import Loaded, resolve
 from worldsize.config.rules import check
+from worldsize.config.schema import Config
 from worldsize.data.prepare import prepare
-from worldsize.errors import RunError
+from worldsize.errors import RunError, UserError
+from worldsize.launch.lab import Place, emulated
+from worldsize.launch.pinning import is_for_cpu
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.run_folder import claim, locked
 
@@ -81,8 +84,29 @@ def launch(
         if not claim(out, resolved.config.model_dump(), world_size):
             return False
         say(Progress("starting"))
-        _run_ranks(resolved, world_size, out, command, say)
+        with _places(resolved.config, world_size) as places:
+            _run_ranks(resolved, places, out, command, say)
     return True
+
+
+@contextlib.contextmanager
+def _places(config: Config, world_size: int) -> Iterator[list[Place]]:
+    """Return where each rank's process runs: on this machine, or on its emulated host."""
+    num_hosts = min(config.lab.hosts, world_size)
+    if num_hosts == 1:
+        loopback = os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        here = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": loopback}
+        yield [Place([], {**here, "LOCAL_RANK": str(rank)}) for rank in range(world_size)]
+        return
+    if not is_for_cpu(config.device):
+        raise UserError("emulated hosts divide this machine's cores, not its GPUs. Add device.kind=cpu.")
+    with emulated(config.lab, num_hosts) as lab:
+        per_host = world_size // num_hosts
+        hosts = [lab.place(rank // per_host) for rank in range(world_size)]
+        yield [
+            Place(host.prefix, {**host.environment, "LOCAL_RANK": str(rank % per_host)})
+            for rank, host in enumerate(hosts)
+        ]
 
 
 def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
@@ -95,7 +119,7 @@ def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
     return resolve(loaded, world_size, token_file.vocab_size)
 
 
-def _run_ranks(loaded: Loaded, world_size: int, out: Path, command: Sequence[str], say: OnProgress) -> None:
+def _run_ranks(loaded: Loaded, places: Sequence[Place], out: Path, command: Sequence[str], say: OnProgress) -> None:
     job = json.dumps(
         {
             "config": loaded.config.model_dump(),
@@ -107,8 +131,8 @@ def _run_ranks(loaded: Loaded, world_size: int, out: Path, command: Sequence[str
     port = _free_port()
     ranks: list[_Rank] = []
     try:
-        for index in range(world_size):
-            ranks.append(_start(index, world_size, port, job, out))
+        for index, place in enumerate(places):
+            ranks.append(_start(index, len(places), place, port, job, out))
         _watch(ranks, say)
         for rank in ranks:
             rank.returncode = rank.process.poll()
@@ -123,21 +147,19 @@ def _run_ranks(loaded: Loaded, world_size: int, out: Path, command: Sequence[str
         (out / details_name(rank.rank)).unlink(missing_ok=True)
 
 
-def _start(rank: int, world_size: int, port: int, job: str, out: Path) -> _Rank:
+def _start(rank: int, world_size: int, place: Place, port: int, job: str, out: Path) -> _Rank:
     read_fd, write_fd = os.pipe()
     environment = {
         **os.environ,
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
+        **place.environment,
         "WORLDSIZE_MESSAGES_FD": str(write_fd),
     }
     with (out / details_name(rank)).open("w") as stderr:
         process = subprocess.Popen(
-            WORKER,
+            [*place.prefix, *WORKER],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=stderr,
