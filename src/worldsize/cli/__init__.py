@@ -23,6 +23,8 @@ COMMANDS = {
     "study": "Say which speedup each added device brings.",
     "report": "Explain what was measured, on one page or as data.",
     "audit": "Say which speedups stand, in anybody's numbers.",
+    "lab": "Emulate hosts and their network on this Linux machine.",
+    "doctor": "Say what this machine has for training, what is wrong and how to mend it.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""

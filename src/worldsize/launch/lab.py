@@ -192,7 +192,8 @@ def run(command: Sequence[str]) -> str:
     """Run a command line and return what it printed. Raises UserError with its complaint, and what the kernel lacks."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"`{' '.join(command)}` failed: {done.stderr.strip()}. {_hint(command)}")
+        complaint = done.stderr.strip().rstrip(".")
+        raise UserError(f"`{' '.join(command)}` failed: {complaint}. {_hint(command)}")
     return done.stdout
 
 

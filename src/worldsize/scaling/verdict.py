@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worldsize.records import Measured
-from worldsize.scaling import lost_time, time_to_loss
+from worldsize.scaling import break_even, lost_time, time_to_loss
 from worldsize.scaling.batch_noise import batch_advice
 from worldsize.scaling.evidence import CAUSES, about_measuring, evidence, warnings
 from worldsize.scaling.fit_records import LawFits
@@ -60,7 +60,13 @@ def verdict(
     advice += batch_advice(pair.cell, is_offered=is_offered)
     return Verdict(
         headline=_headline(pair, passed, ideas),
-        why=[*_lost(pair), *_causes(pair.cell), *_refused(compared), *_failed(cells)],
+        why=[
+            *_lost(pair),
+            *_slower(passed, cells, scaling),
+            *_causes(pair.cell),
+            *_refused(compared),
+            *_failed(cells),
+        ],
         next=[*_make_certain(pair), *(advice or nothing), *outlook(pair, fits)],
         evidence=[
             *evidence(pair, runs[pair.cell.name], runs[pair.baseline.name]),
@@ -82,6 +88,18 @@ def subject_of(cells: Sequence[CellResult], scaling: Scaling) -> Pair | None:
 
 def _lost(pair: Pair) -> list[str]:
     return lost_time.sentences(pair, pair.cell.lost_time) if pair.cell.lost_time else []
+
+
+def _slower(passed: Sequence[CellResult], cells: Sequence[CellResult], scaling: Scaling) -> list[str]:
+    """Return for each cell that is slower than its baseline why, and where it would break even."""
+    by_name = {cell.name: cell for cell in cells}
+    pairs = [Pair(cell, by_name[cell.baseline], scaling) for cell in passed if cell.baseline]
+    return [
+        sentence
+        for pair in pairs
+        if pair.cell.break_even and break_even.is_slower(pair)
+        for sentence in break_even.sentences(pair, pair.cell.break_even)
+    ]
 
 
 def _make_certain(pair: Pair) -> list[str]:

@@ -85,6 +85,7 @@ class CellResult(Record):
     final_loss: float | None = None
     losses: list[float] = Field(default_factory=list, description="of the first finished repeat")
     lost_time: LostTime | None = Field(None, description="None for a baseline and where the work is not the same")
+    break_even: BreakEven | None = Field(None, description="None for a baseline and where the work is not the same")
     time_to_loss: TimeToLoss | None = Field(None, description="None where the target is not reached")
     equal_tokens: EqualTokens | None = Field(None, description="None where the work is not the same")
     noise_scale: NoiseScale | None = Field(None, description="None where ranks hold no gradient of their own")
@@ -110,6 +111,23 @@ class TimeToLoss(Record):
     steps: int
     tokens: int
     seconds: Measured
+
+
+class BreakEven(Record):
+    """Where a cell would do its work as fast as its baseline (docs/explain/break-even.md)."""
+
+    exposed_s: float = Field(description="exposed communication of a step")
+    affordable_s: float = Field(
+        description="the exposed communication at which both are as fast; below 0: slower even without any"
+    )
+    wire_s: float | None = Field(
+        description="how long a step's exchange keeps a host's link busy; None where no link was measured"
+    )
+    link_bit_per_s: float | None = Field(description="what the link gave before training, median over repeats")
+    break_even_link_bit_per_s: float | None = Field(description="None: not known, or no link suffices")
+    break_even_global_batch: int | None = Field(
+        description="at equal learning per sample; None: no batch suffices, as compute gains nothing"
+    )
 
 
 class EqualTokens(Record):

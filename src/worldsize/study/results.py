@@ -12,6 +12,7 @@ from worldsize.measure.statistics import measured
 from worldsize.measure.summary import disagreement
 from worldsize.records import PHASES, ExposedCommunication, Measured, Problem
 from worldsize.scaling.batch_noise import noise_scale_of
+from worldsize.scaling.break_even import break_even, wire_of
 from worldsize.scaling.lost_time import lost_time
 from worldsize.scaling.outlook import fits_of
 from worldsize.scaling.pair import Pair, is_sound
@@ -128,6 +129,7 @@ def _explain(results: Sequence[CellResult], runs: Runs, scaling: Scaling) -> Non
         if cell.baseline and is_sound(cell):
             pair = Pair(cell, by_name[cell.baseline], scaling)
             cell.lost_time = lost_time(pair, runs[cell.name], runs[cell.baseline])
+            cell.break_even = break_even(pair, wire_of(runs[cell.name]))
         if runs[cell.name]:
             cell.noise_scale = noise_scale_of(runs[cell.name])
 
