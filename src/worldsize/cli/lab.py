@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def lab(
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="-- COMMAND", help="What every host runs. Default: measure the links.", show_default=False),
+        typer.Argument(metavar="-- COMMAND", help="What every host runs. Default: measure links.", show_default=False),
     ] = None,
     hosts: Annotated[int, typer.Option(metavar="N", min=2, max=64, help="How many hosts.")] = 2,
     link: Annotated[

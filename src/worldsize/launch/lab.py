@@ -73,9 +73,7 @@ class Lab:
         return f"ws{self.pid}h{index}"
 
     def network(self) -> EmulatedNetwork:
-        return EmulatedNetwork(
-            num_hosts=self.num_hosts, link_bit_per_s=self.link_bit_per_s, latency_s=self.latency_s
-        )
+        return EmulatedNetwork(num_hosts=self.num_hosts, link_bit_per_s=self.link_bit_per_s, latency_s=self.latency_s)
 
     def place(self, host: int) -> Place:
         """Return where a process of one host runs: in its namespace and on its cores, ended when the launcher ends."""

@@ -53,14 +53,16 @@ def run_everywhere(lab: Lab, command: Sequence[str], output: TextIO) -> list[Hos
     processes: list[subprocess.Popen[str]] = []
     try:
         for host in range(lab.num_hosts):
-            processes.append(
-                subprocess.Popen(
-                    [*lab.place(host).prefix, *command],
-                    env={**os.environ, **environment_of(lab, host, port)},
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    text=True, errors="replace", start_new_session=True,
-                )  # fmt: skip
+            process = subprocess.Popen(
+                [*lab.place(host).prefix, *command],
+                env={**os.environ, **environment_of(lab, host, port)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
             )
+            processes.append(process)
         _pass_on(processes, output)
     finally:
         _end(processes)

@@ -1,10 +1,10 @@
 """At which link or batch more devices would be as fast as fewer (docs/explain/break-even.md). Torch-free.
 
-    T(cell) = rest + exposed,   break-even: T(cell) = T(baseline) for the same work
-    affordable = T(baseline) - rest                              the exposed communication at which both are as fast
-    wire = payload x 8 x 2 (h - 1) / h / rate                    h hosts; rate: the link as measured before training
-    exposed(rate') = exposed - wire + wire x rate / rate'        what is hidden, and what is waiting, stay as they are
-    exposed stays, GROWS_WITH_BATCH grows in proportion          for another batch
+T(cell) = rest + exposed,   break-even: T(cell) = T(baseline) for the same work
+affordable = T(baseline) - rest                              the exposed communication at which both are as fast
+wire = payload x 8 x 2 (h - 1) / h / rate                    h hosts; rate: the link as measured before training
+exposed(rate') = exposed - wire + wire x rate / rate'        what is hidden, and what is waiting, stay as they are
+exposed stays, GROWS_WITH_BATCH grows in proportion          for another batch
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def sentences(pair: Pair, found: BreakEven) -> list[str]:
     cell, base = pair.cell, pair.baseline
     where = "".join(f" at {key}={value}" for key, value in cell.vary.items())
     shares = f"{time_text(found.exposed_s)} of a step's {time_text(pair.step_s)} are exposed communication"
-    ratio = f"compute : exposed communication is {cell.phases_s.get('compute_s', 0.0) / max(found.exposed_s, 1e-12):.2g}"
+    compute_s = cell.phases_s.get("compute_s", 0.0)
+    ratio = f"compute : exposed communication is {compute_s / max(found.exposed_s, 1e-12):.2g}"
     said = [
         f"{devices(cell.world_size)}{where} are slower than {base.world_size} because {shares} "
         f"({percent(found.exposed_s / pair.step_s)}; {ratio}). {_affordable(found)}"

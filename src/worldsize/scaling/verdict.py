@@ -12,6 +12,7 @@ from worldsize.scaling.fit_records import LawFits
 from worldsize.scaling.outlook import outlook
 from worldsize.scaling.pair import EXPOSED, Pair
 from worldsize.scaling.questions import Answers, Runs
+from worldsize.scaling.remedies import proposals
 from worldsize.scaling.suggestions import WORTH, Suggestion, assumptions, suggestions, too_uncertain
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.grid import Scaling
@@ -67,7 +68,12 @@ def verdict(
             *_refused(compared),
             *_failed(cells),
         ],
-        next=[*_make_certain(pair), *(advice or nothing), *outlook(pair, fits)],
+        next=[
+            *_make_certain(pair),
+            *_remedies(passed, cells, runs, scaling),
+            *(advice or nothing),
+            *outlook(pair, fits),
+        ],
         evidence=[
             *evidence(pair, runs[pair.cell.name], runs[pair.baseline.name]),
             *time_to_loss.sentences(pair),
@@ -92,13 +98,24 @@ def _lost(pair: Pair) -> list[str]:
 
 def _slower(passed: Sequence[CellResult], cells: Sequence[CellResult], scaling: Scaling) -> list[str]:
     """Return for each cell that is slower than its baseline why, and where it would break even."""
-    by_name = {cell.name: cell for cell in cells}
-    pairs = [Pair(cell, by_name[cell.baseline], scaling) for cell in passed if cell.baseline]
     return [
         sentence
-        for pair in pairs
-        if pair.cell.break_even and break_even.is_slower(pair)
+        for pair in _slower_pairs(passed, cells, scaling)
+        if pair.cell.break_even
         for sentence in break_even.sentences(pair, pair.cell.break_even)
+    ]
+
+
+def _slower_pairs(passed: Sequence[CellResult], cells: Sequence[CellResult], scaling: Scaling) -> list[Pair]:
+    by_name = {cell.name: cell for cell in cells}
+    pairs = [Pair(cell, by_name[cell.baseline], scaling) for cell in passed if cell.baseline]
+    return [pair for pair in pairs if break_even.is_slower(pair)]
+
+
+def _remedies(passed: Sequence[CellResult], cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> list[str]:
+    """Return for each cell that is slower than its baseline what its remedies should give."""
+    return [
+        sentence for pair in _slower_pairs(passed, cells, scaling) for sentence in proposals(pair, runs[pair.cell.name])
     ]
 
 

@@ -25,6 +25,7 @@ from worldsize.study.cells import MeasuredCell, baselines, of_runs, of_study, pa
 from worldsize.study.files import Run, read_plan, read_run, read_steps
 from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult, StudyPlan, StudyResult
+from worldsize.study.remedies import sentences, trials
 from worldsize.study.until import unreached
 
 __all__ = ["Run", "analyse", "from_runs", "read_run", "read_steps"]
@@ -45,6 +46,8 @@ def analyse(folder: Path, override: bool = False) -> StudyResult:
     cells = of_study(folder, plan)
     title, problems = folder.resolve().name, _unfinished(cells, plan)
     result = _result(cells, plan.scaling, override, title, folder, problems, plan.command, plan.target_loss)
+    result.remedies = trials(folder, plan)
+    result.verdict.next[:0] = sentences(result.remedies)
     result.problems += unreached(plan, result.cells, {cell.name: max(cell.rounds, default=0) for cell in cells})
     return result
 

@@ -145,7 +145,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
 
 
 def _measured_network(context: RankContext) -> EmulatedNetwork | None:
-    """Return the emulated network that the ranks are on, with the rate it was measured to give. Called on every rank."""
+    """Return the emulated network that the ranks are on, with the rate that it gives. Called on every rank."""
     network = emulated_network()
     if network is None or context.world_size == 1:
         return None
