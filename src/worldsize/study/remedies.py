@@ -101,6 +101,8 @@ def _is_legal(load: Load, planned: PlannedRemedy) -> bool:
 def order_of_remedies(plan: StudyPlan) -> list[Planned]:
     """Return the runs of the remedies in rounds, interleaved like the study's own."""
     cells = [Cell(one.name, one.world_size, 0, {}, one.name) for one in plan.remedies]
+    if not cells:
+        return []
     return [Planned(cell, repeat) for repeat in range(1, plan.repeats + 1) for cell in rotated(cells, repeat)]
 
 
