@@ -31,6 +31,8 @@ WORKER = [sys.executable, "-m", "worldsize.train.worker"]
 """What a rank's process runs."""
 ECHO_S = 1.0
 """How long the other ranks may go on once one has failed: long enough to hear who failed first."""
+TIMED_OUT_ECHO_S = 10.0
+"""The same where it failed because another did not answer: each counts its own time, and each has its say."""
 GRACE_S = 3.0
 """How long a rank may take to end after its last message, and after SIGTERM."""
 
@@ -161,7 +163,7 @@ def _run_ranks(
         _end(ranks)
     for rank in ranks:
         if rank.error:
-            keep_details(rank.rank, rank.error["details"], out)
+            keep_details(rank.rank, f"{rank.error['message']}\n{rank.error['details']}", out)
     if any(rank.error or rank.returncode != 0 for rank in ranks):
         raise RunError(_what_happened(ranks, out))
     for rank in ranks:
@@ -208,11 +210,16 @@ def _watch(ranks: Sequence[_Rank], say: OnProgress) -> None:
                 if not key.data.receive(say):
                     selector.unregister(key.fd)
             if until_s == float("inf") and any(rank.failed for rank in ranks):
-                until_s = time.monotonic() + ECHO_S
+                until_s = time.monotonic() + _echo_s(ranks)
     until_s = min(until_s, time.monotonic() + GRACE_S)
     for rank in ranks:
         with contextlib.suppress(subprocess.TimeoutExpired):
             rank.process.wait(timeout=max(0.0, until_s - time.monotonic()))
+
+
+def _echo_s(ranks: Sequence[_Rank]) -> float:
+    timed_out = any(rank.error and "timed out" in rank.error["message"] for rank in ranks)
+    return TIMED_OUT_ECHO_S if timed_out else ECHO_S
 
 
 def _end(ranks: Sequence[_Rank]) -> None:
