@@ -52,7 +52,7 @@ class Manifest(Record):
     layout: dict[str, int]
     world_size: int
     evaluation_loss: float | None = Field(None, description="of an evaluation after this very step; None without one")
-    numbers: dict[str, float] = Field(description="what is no tensor: the state of fp16's loss scaler")
+    numbers: dict[str, int | float] = Field(description="what is no tensor: the state of fp16's loss scaler")
     files: dict[str, FileDigest] = Field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""Saves the whole state of a run while it trains, by torch.distributed.checkpoint. Every method is called on every rank.
+"""Saves the whole state of a run while it trains, by torch.distributed.checkpoint. Methods are called on every rank.
 
 A save is a copy of the state to host memory, for which training stands still, then files written by a thread beside
 training: each rank's tensors as one safetensors file, then, on rank 0, manifest and renaming (checkpoint_folder.py).
@@ -22,13 +22,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageWriter, async_save
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.storage import WriteResult
 
-from worldsize.checkpoint_folder import CHECKPOINTS, Manifest, checkpoints_in, publish, saving_name, write_digest
+from worldsize.checkpoint_folder import CHECKPOINTS, Manifest, next_command, publish, saving_name, write_digest
 from worldsize.config.schema import Config
 from worldsize.errors import RunError
 from worldsize.parallel.context import RankContext
@@ -165,13 +166,13 @@ class Checkpoints:
         return num_steps
 
     def wait(self) -> None:
-        """Wait until the save under way lies on the disk. Raises RunError on every rank when it could not be written."""
+        """Wait until the save under way lies on the disk. Raises RunError on every rank when that did not succeed."""
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
         try:
             saving.future.result()
-        except (CheckpointException, OSError, RuntimeError) as error:
+        except Exception as error:
             raise RunError(self._what_failed(saving.step, error)) from error
         whole_after_s = (saving.ended_s or time.perf_counter()) - saving.began_s
         self.saves.append(
@@ -184,17 +185,16 @@ class Checkpoints:
         )
 
     def _what_failed(self, step: int, error: Exception) -> str:
+        """Return the error in words, and what is left to go on from; on rank 0 the half-written folder goes."""
         rank, cause = self._context.rank, error
-        if isinstance(error, CheckpointException):
-            rank, (cause, _) = next(iter(error.failures.items()))  # type: ignore[assignment]
+        if isinstance(error, CheckpointException) and error.failures:
+            rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])  # type: ignore[assignment]
         if self._context.is_main:
             shutil.rmtree(self._folder / saving_name(step), ignore_errors=True)
-        good = checkpoints_in(self._folder.parent)
         why = (cause.strerror if isinstance(cause, OSError) else None) or f"{type(cause).__name__}: {cause}"
-        left = f"The one after step {good[0].step} is whole: run the same command" if good else "Run it again"
         return (
-            f"rank {rank} could not write the checkpoint after step {step} into {self._folder}: {why}. "
-            f"{left}{' with --resume' if good else ''} once there is room and leave to write."
+            f"rank {rank} could not write the checkpoint after step {step} into {self._folder}: {why}. Make room, or "
+            f"give leave to write. {next_command(self._folder.parent)}"
         )
 
 
@@ -209,9 +209,9 @@ def tensors_of(state: dict[str, Any], path: str = "") -> dict[str, Tensor]:
     return tensors
 
 
-def numbers_of(state: dict[str, Any], path: str = "") -> dict[str, float]:
+def numbers_of(state: dict[str, Any], path: str = "") -> dict[str, int | float]:
     """Return a state's plain numbers by name. Lists are left out: the optimizer's settings follow from the config."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, int | float] = {}
     for name, value in state.items():
         if isinstance(value, dict):
             numbers |= numbers_of(value, f"{path}{name}/")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from worldsize.checkpoint_folder import Checkpoint, Manifest
 from worldsize.errors import UserError
@@ -51,7 +51,7 @@ def stored_tensors(path: Path) -> Stored:
 def read_into(tensors: dict[str, Tensor], path: Path) -> None:
     """Fill tensors, or this rank's shards of them, from a checkpoint's tensors of the same names and shapes."""
     quiet_on_one_device()
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)  # type: ignore[arg-type]
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
 
 
 def read_whole(names: Sequence[str], stored: Stored, path: Path) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def load_state(checkpoint: Checkpoint, strategy: Strategy, context: RankContext)
     strategy.load_state(_with_numbers(state, checkpoint.manifest.numbers))
 
 
-def _with_numbers(state: dict[str, object], numbers: Mapping[str, float], path: str = "") -> dict[str, object]:
+def _with_numbers(state: dict[str, object], numbers: Mapping[str, int | float], path: str = "") -> dict[str, object]:
     """Return a state with its plain numbers replaced by those of the same names."""
     return {
         name: _with_numbers(value, numbers, f"{path}{name}/")
@@ -89,7 +89,7 @@ def _with_numbers(state: dict[str, object], numbers: Mapping[str, float], path: 
 
 def _refuse_another_model(
     tensors: Mapping[str, Tensor],
-    numbers: Mapping[str, float],
+    numbers: Mapping[str, int | float],
     stored: Stored,
     checkpoint: Checkpoint,
     context: RankContext,
