@@ -41,7 +41,9 @@ class Launcher:
         self.exposed_s = exposed_s
         self.launched: list[str] = []
 
-    def __call__(self, loaded: Any, *, world_size: int, out: Path, command: Any, on_progress: Any, resume: bool) -> bool:
+    def __call__(
+        self, loaded: Any, *, world_size: int, out: Path, command: Any, on_progress: Any, resume: bool
+    ) -> bool:
         self.launched.append(f"{out.parent.name}/{out.name}")
         config = loaded.config
         kind = config.parallel.gradient_compression

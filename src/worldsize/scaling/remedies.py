@@ -20,7 +20,8 @@ from worldsize.scaling.pair import GROWS_WITH_BATCH, Pair
 from worldsize.study.files import Run
 
 MORE_BATCH = 4
-LOCAL_STEPS = 16
+LOCAL_STEPS = (16, 12, 10, 8, 5, 4)
+"""Steps between averages, the first of these that divides the run's steps."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,21 @@ def _least_steps(config: Config) -> int:
 
 
 def _local_sgd(config: Config) -> list[Remedy]:
-    if "local_sgd" not in strategies():
+    """Steps of one's own between averages: as many as divide the run, so that it ends on an average."""
+    train = config.train
+    every = next((k for k in LOCAL_STEPS if train.steps % k == 0 and train.steps - config.measure.warmup_steps >= k), 0)
+    if "local_sgd" not in strategies() or not every:
         return []
-    what = f"local SGD (DiLoCo): {LOCAL_STEPS} steps of one's own between exchanges"
-    overrides = ("parallel.strategy=local_sgd", f"parallel.local_steps={LOCAL_STEPS}")
-    return [Remedy("local-sgd", what, overrides, wire_factor=1 / LOCAL_STEPS)]
+    overrides = ("parallel.strategy=local_sgd", f"parallel.local_steps={every}")
+    plain = Remedy("local-sgd", f"local SGD: weights averaged every {every} steps", overrides, wire_factor=1 / every)
+    outer = ("parallel.outer_learning_rate=0.7", "parallel.outer_momentum=0.9")  # Douillard et al. 2023, section 3.1
+    diloco = Remedy(
+        "diloco",
+        f"DiLoCo: an outer step with momentum every {every} steps",
+        (*overrides, *outer),
+        wire_factor=1 / every,
+    )
+    return [plain, diloco]
 
 
 def reckoned(remedy: Remedy, pair: Pair, wire_s: float) -> float:
