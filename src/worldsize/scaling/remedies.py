@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import describe
-from worldsize.parallel.compression import payload_bytes
+from worldsize.parallel.layout import Layout
 from worldsize.parallel.registry import strategies
 from worldsize.scaling.break_even import exposed_at
 from worldsize.scaling.pair import GROWS_WITH_BATCH, Pair
@@ -41,24 +41,29 @@ def remedies_for(config: Config, world_size: int) -> list[Remedy]:
     """Return what can be tried on a data-parallel cell; none for others. `config` is the cell's, resolved."""
     if config.parallel.strategy not in ("auto", "ddp", "allreduce") or world_size == 1:
         return []
-    return [*_compressed(config), *_larger_batches(config, world_size), *_local_sgd(config)]
+    return [*_compressed(config, world_size), *_larger_batches(config, world_size), *_local_sgd(config)]
 
 
-def _compressed(config: Config) -> list[Remedy]:
+def _compressed(config: Config, world_size: int) -> list[Remedy]:
     parallel = config.parallel
     if parallel.gradient_compression != "none":
         return []
-    model = describe(config.model)
-    whole = payload_bytes(parallel, model)
+    whole = _payload_bytes(config, world_size)
     found = []
     for kind, name, what in (
         ("bf16", "bf16-gradients", "gradients rounded to bf16 for the exchange"),
         ("powersgd", "powersgd", f"PowerSGD of rank {parallel.powersgd_rank}: gradients as low-rank factors"),
     ):
-        smaller = parallel.model_copy(update={"gradient_compression": kind})
+        smaller = config.model_copy(update={"parallel": parallel.model_copy(update={"gradient_compression": kind})})
         overrides = ("parallel.strategy=ddp", f"parallel.gradient_compression={kind}")
-        found.append(Remedy(name, what, overrides, payload_bytes(smaller, model) / whole))
+        found.append(Remedy(name, what, overrides, _payload_bytes(smaller, world_size) / whole))
     return found
+
+
+def _payload_bytes(config: Config, world_size: int) -> int:
+    """Return the bytes that one rank hands to ddp's exchange in a step."""
+    counts = strategies()["ddp"].communication(config, Layout(dp=world_size), describe(config.model))
+    return sum(count.payload_bytes for count in counts)
 
 
 def _larger_batches(config: Config, world_size: int) -> list[Remedy]:

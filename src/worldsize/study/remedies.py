@@ -203,7 +203,9 @@ def _outcome(trial: RemedyTrial) -> str:
 
 def _times(trial: RemedyTrial) -> str:
     assert trial.speedup is not None
-    return f"{trial.speedup.median:.2f}x ({trial.speedup.low:.2f}-{trial.speedup.high:.2f})"
+    known = len(trial.speedup.samples) > 1
+    interval = f"{trial.speedup.low:.2f}-{trial.speedup.high:.2f}" if known else "one repeat"
+    return f"{trial.speedup.median:.2f}x ({interval})"
 
 
 def _loss(trial: RemedyTrial) -> str:
