@@ -87,6 +87,8 @@ def shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
     environment = {**os.environ, "COLUMNS": "100"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    here = str(Path(sys.executable).parent)  # for what other programs start, as `worldsize lab -- torchrun` does
+    environment["PATH"] = os.pathsep.join([here, environment["PATH"]])
     return subprocess.run(
         ["bash", "-c", functions + text.replace(".venv/bin/", "")],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False,

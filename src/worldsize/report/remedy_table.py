@@ -28,13 +28,19 @@ def remedies(trials: Sequence[RemedyTrial]) -> Table:
             numbers("speedup", "speed", Unit(1, "×"), lambda trial: trial.speedup),
             numbers("payload_bytes", "exchanged a step", Unit(1e-6, "MB"), _payload),
             numbers("exposed_communication_share", "exposed", Unit(100, "%"), lambda t: t.exposed_communication_share),
-            words("arithmetic", "arithmetic", ["another" if t.changes_arithmetic else "the same" for t in trials]),
+            words("arithmetic", "arithmetic", [_arithmetic(trial) for trial in trials]),
             _loss("loss", "held-out loss", "", [(trial, trial.loss, "{:.4f}", 1.0) for trial in trials]),
             _loss(
                 "loss_change", "loss change", "%", [(trial, trial.loss_change, "{:+.2f}", 100.0) for trial in trials]
             ),
         ],
     )
+
+
+def _arithmetic(trial: RemedyTrial) -> str:
+    if not trial.runs:
+        return "not known"
+    return "another" if trial.changes_arithmetic else "the same"
 
 
 def _loss(key: str, title: str, unit: str, entries: Sequence[tuple[RemedyTrial, float | None, str, float]]) -> Column:
