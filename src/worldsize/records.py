@@ -60,6 +60,17 @@ class Origin(Record):
     source: str = Field(description="'default', 'preset NAME', 'file PATH', 'override', 'derived' …")
 
 
+class EmulatedNetwork(Record):
+    """Hosts emulated in network namespaces of one machine, and the links between them (docs/how-to/lab.md)."""
+
+    num_hosts: int
+    link_bit_per_s: float | None = Field(description="limit of each host's link in each direction; None = no limit")
+    latency_s: float = Field(description="delay that was added to a packet from one host to another")
+    all_reduce_bit_per_s: float | None = Field(
+        None, description="rate that a short all-reduce before training reached over each host's link"
+    )
+
+
 class Environment(Record):
     """The machine and software of one run. What could not be found out is None."""
 
@@ -79,7 +90,13 @@ class Environment(Record):
     backend: str | None = Field(None, description="'gloo', 'nccl', or None on one device")
     threads_per_rank: int
     pinned_cores: list[list[int]] | None = Field(None, description="per rank, or None when not pinned")
-    num_hosts: int = 1
+    num_hosts: int = Field(1, description="real hosts; emulated ones are one")
+    emulated: EmulatedNetwork | None = Field(None, description="None where no hosts are emulated")
+
+    @property
+    def has_network(self) -> bool:
+        """Whether ranks talk over a network: real hosts, or emulated ones."""
+        return self.num_hosts > 1 or self.emulated is not None
 
 
 class RunRecord(Record):

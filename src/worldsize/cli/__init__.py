@@ -27,6 +27,8 @@ COMMANDS = {
     "evaluate": "Say how well a model predicts a text.",
     "export": "Write a model out for other programs.",
     "profile": "Show which operators and functions take the time.",
+    "lab": "Emulate hosts and their network on this Linux machine.",
+    "doctor": "Say what this machine has for training, what is wrong and how to mend it.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""

@@ -39,6 +39,13 @@ MethodOption = Annotated[
 WhichOption = Annotated[
     str, typer.Option("--which", metavar="NAME", help="Of a run: its newest checkpoint, or its best.")
 ]
+HostsOption = Annotated[
+    int | None, typer.Option("--hosts", metavar="N", help="Spread ranks over N emulated hosts (lab.hosts; needs root).")
+]
+LinksOption = Annotated[
+    str | None,
+    typer.Option("--link", metavar="1gbit,100mbit", help="Rate of the hosts' links (lab.link); several are an axis."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
@@ -50,6 +57,11 @@ def split_config(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
     if "=" in first and not os.path.isfile(first):
         return None, [first, *rest]
     return Path(first), rest
+
+
+def lab_overrides(hosts: int | None, link: str | None) -> list[str]:
+    """Return what --hosts and --link are short for."""
+    return [*([f"lab.hosts={hosts}"] if hosts else []), *([f"lab.link={link}"] if link else [])]
 
 
 def check_nproc(nproc: int) -> None:

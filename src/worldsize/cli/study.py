@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import ConfigArguments, JsonOption, PresetOption, split_config
+from worldsize.cli.arguments import (
+    ConfigArguments,
+    HostsOption,
+    JsonOption,
+    LinksOption,
+    PresetOption,
+    lab_overrides,
+    split_config,
+)
 from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from worldsize.config.schema import Config
     from worldsize.study.grid import Cell
     from worldsize.study.records import StudyPlan, StudyResult
+    from worldsize.study.remedies import Load
 
 REPEATS = 3
 REPEATS_WITH_UNTIL = 5
@@ -54,6 +63,11 @@ def study(
         float | None,
         typer.Option(metavar="LOSS", min=0.0, help="Time to this loss. Default: the smallest that all cells reach."),
     ] = None,
+    hosts: HostsOption = None,
+    link: LinksOption = None,
+    try_remedies: Annotated[
+        bool, typer.Option("--try-remedies", help="Run remedies for cells slower than their baseline, loss beside.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder. Default: out/NAME, by the config's or preset's name.")
     ] = None,
@@ -71,6 +85,7 @@ def study(
     worldsize study run.yaml --nproc 1,2 --vary model.num_layers=2,4 --repeats 5
     worldsize study --preset tiny --nproc 1,2 --until 3%
     worldsize study run.yaml model.d_model=256 --scaling weak --dry-run
+    worldsize study run.yaml --nproc 1,2 --hosts 2 --link 1gbit,100mbit --try-remedies
 
     It trains at several world sizes. Every cell of the grid runs several times, in rounds, so that drift hits all
     alike. A speedup is given only for the same work: the same samples, model, precision, optimizer and code. The
@@ -82,6 +97,9 @@ def study(
     from worldsize.study.runner import base_plan
 
     path, overrides = split_config(config)
+    links = [part.strip() for part in link.split(",")] if link else []
+    overrides += lab_overrides(hosts, links[0] if len(links) == 1 else None)
+    vary = [*(vary or []), *([f"lab.link={','.join(links)}"] if len(links) > 1 else [])]
     if scaling not in ("strong", "weak"):
         raise unknown("scaling mode", scaling, ("strong", "weak"))
     base = load(path, overrides, preset).config
@@ -89,13 +107,14 @@ def study(
         base,
         world_sizes=parse_counts(nproc, "--nproc") if nproc else default_world_sizes(base),
         global_batches=parse_counts(global_batch, "--global-batch") if global_batch else None,
-        vary=parse_vary(vary or []),
+        vary=parse_vary(vary),
         scaling="weak" if scaling == "weak" else "strong",
         repeats=repeats or (REPEATS_WITH_UNTIL if until else REPEATS),
         command=["worldsize", *sys.argv[1:]],
         until=parse_share(until, "--until") if until else None,
         max_repeats=max_repeats,
         target_loss=target_loss,
+        try_remedies=try_remedies,
     )
     cells = cells_of(plan)
     loaded = load_cells(cells, path, overrides, preset)
@@ -103,7 +122,7 @@ def study(
     if dry_run:
         _show_grid(plan, cells, folder, json_output)
         return
-    result = _run(plan, cells, loaded, folder, override)
+    result = _run(plan, cells, loaded, folder, override, lambda more: load(path, [*overrides, *more], preset))
     _show_result(result, folder, json_output)
     if any(cell.failures for cell in result.cells):
         raise typer.Exit(1)
@@ -118,7 +137,9 @@ def default_world_sizes(config: Config) -> list[int]:
     return [2**power for power in range(num_devices.bit_length())]
 
 
-def _run(plan: StudyPlan, cells: list[Cell], loaded: dict[str, Loaded], folder: Path, override: bool) -> StudyResult:
+def _run(
+    plan: StudyPlan, cells: list[Cell], loaded: dict[str, Loaded], folder: Path, override: bool, load: Load
+) -> StudyResult:
     from rich.console import Console
 
     from worldsize.launch.local import launch
@@ -126,7 +147,7 @@ def _run(plan: StudyPlan, cells: list[Cell], loaded: dict[str, Loaded], folder: 
     from worldsize.study.runner import run_study
 
     display = Display(Console(stderr=True))
-    return run_study(plan, cells, loaded, folder, display=display, launch=launch, override=override)
+    return run_study(plan, cells, loaded, folder, display=display, launch=launch, override=override, load=load)
 
 
 def _show_grid(plan: StudyPlan, cells: list[Cell], folder: Path, json_output: bool) -> None:

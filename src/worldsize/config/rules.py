@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worldsize.config import messages
+from worldsize.config.rates import parse_rate
 from worldsize.config.schema import Config
 from worldsize.errors import UserError, unknown
 from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
@@ -25,6 +26,7 @@ def check(config: Config, world_size: int) -> None:
     else:
         problems += global_batch_divides(config, layout)
         problems += strategy_is_legal(config, layout)
+    problems += ranks_divide_over_hosts(config, world_size)
     if problems:
         raise messages.join(problems)
 
@@ -119,6 +121,25 @@ def compression_has_effect(config: Config) -> str | None:
     )
 
 
+def link_is_a_rate(config: Config) -> str | None:
+    if config.lab.link is None:
+        return None
+    try:
+        parse_rate(config.lab.link)
+    except UserError as error:
+        return f"lab.link: {error}"
+    return None
+
+
+def emulated_hosts_are_cpu(config: Config) -> str | None:
+    if config.lab.hosts == 1 or config.device.kind != "cuda":
+        return None
+    return (
+        f"lab.hosts={config.lab.hosts} divides this machine's cores among emulated hosts, not its GPUs. "
+        "Use device.kind=cpu, or lab.hosts=1."
+    )
+
+
 RULES: tuple[Callable[[Config], str | None], ...] = (
     heads_divide_width,
     kv_heads_divide_heads,
@@ -128,6 +149,8 @@ RULES: tuple[Callable[[Config], str | None], ...] = (
     evaluation_has_text,
     strategy_is_known,
     compression_has_effect,
+    link_is_a_rate,
+    emulated_hosts_are_cpu,
 )
 
 
@@ -143,6 +166,15 @@ def strategy_is_legal(config: Config, layout: Layout) -> list[str]:
     """Ask the strategy itself whether it can carry out the layout."""
     strategy = strategies().get(strategy_name(config.parallel, layout.world_size))
     return strategy.legal(config, layout) if strategy else []
+
+
+def ranks_divide_over_hosts(config: Config, world_size: int) -> list[str]:
+    """Each emulated host runs equally many ranks; fewer ranks than hosts use fewer hosts."""
+    hosts = min(config.lab.hosts, world_size)
+    if world_size % hosts == 0:
+        return []
+    nearest = f"{world_size // hosts * hosts} or {world_size // hosts * hosts + hosts}"
+    return [f"{world_size} ranks do not divide over lab.hosts={hosts}. Nearest world sizes that do: {nearest}."]
 
 
 def learning_rate_is_reached(config: Config) -> str | None:
@@ -171,8 +203,15 @@ def zero_stage_has_effect(config: Config) -> str | None:
     )
 
 
+def link_has_effect(config: Config) -> str | None:
+    if config.lab.hosts > 1 or (config.lab.link is None and config.lab.latency_ms == 0):
+        return None
+    return "lab.link and lab.latency_ms have no effect, as lab.hosts=1."
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
     zero_stage_has_effect,
+    link_has_effect,
 )

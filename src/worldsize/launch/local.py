@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from typing import Any
 from worldsize.checkpoint_folder import begin, next_command
 from worldsize.config.load import Loaded, resolve
 from worldsize.config.rules import check
+from worldsize.config.schema import Config
 from worldsize.data.prepare import prepare
-from worldsize.errors import RunError
+from worldsize.errors import RunError, UserError
+from worldsize.launch.lab import Place, emulated
+from worldsize.launch.pinning import is_for_cpu
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.run_folder import locked
 
@@ -28,6 +31,8 @@ WORKER = [sys.executable, "-m", "worldsize.train.worker"]
 """What a rank's process runs."""
 ECHO_S = 1.0
 """How long the other ranks may go on once one has failed: long enough to hear who failed first."""
+TIMED_OUT_ECHO_S = 10.0
+"""The same where it failed because another did not answer: each counts its own time, and each has its say."""
 GRACE_S = 3.0
 """How long a rank may take to end after its last message, and after SIGTERM."""
 
@@ -89,13 +94,34 @@ def launch(
                 return restart > 0
             say(Progress("starting", note=" ".join(start.notes)))
             try:
-                _run_ranks(resolved, world_size, out, command, say, start.checkpoint)
+                with _places(resolved.config, world_size) as places:
+                    _run_ranks(resolved, places, out, command, say, start.checkpoint)
                 break
             except RunError as error:
                 if restart == max_restarts:
                     raise
                 say(Progress("restarting", restart + 1, max_restarts, note=str(error)))
     return True
+
+
+@contextlib.contextmanager
+def _places(config: Config, world_size: int) -> Iterator[list[Place]]:
+    """Return where each rank's process runs: on this machine, or on its emulated host."""
+    num_hosts = min(config.lab.hosts, world_size)
+    if num_hosts == 1:
+        loopback = os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+        here = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": loopback}
+        yield [Place([], {**here, "LOCAL_RANK": str(rank)}) for rank in range(world_size)]
+        return
+    if not is_for_cpu(config.device):
+        raise UserError("emulated hosts divide this machine's cores, not its GPUs. Add device.kind=cpu.")
+    with emulated(config.lab, num_hosts) as lab:
+        per_host = world_size // num_hosts
+        hosts = [lab.place(rank // per_host) for rank in range(world_size)]
+        yield [
+            Place(host.prefix, {**host.environment, "LOCAL_RANK": str(rank % per_host)})
+            for rank, host in enumerate(hosts)
+        ]
 
 
 def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
@@ -109,7 +135,12 @@ def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
 
 
 def _run_ranks(
-    loaded: Loaded, world_size: int, out: Path, command: Sequence[str], say: OnProgress, checkpoint: Path | None
+    loaded: Loaded,
+    places: Sequence[Place],
+    out: Path,
+    command: Sequence[str],
+    say: OnProgress,
+    checkpoint: Path | None,
 ) -> None:
     job = json.dumps(
         {
@@ -123,8 +154,8 @@ def _run_ranks(
     port = _free_port()
     ranks: list[_Rank] = []
     try:
-        for index in range(world_size):
-            ranks.append(_start(index, world_size, port, job, out))
+        for index, place in enumerate(places):
+            ranks.append(_start(index, len(places), place, port, job, out))
         _watch(ranks, say)
         for rank in ranks:
             rank.returncode = rank.process.poll()
@@ -132,28 +163,26 @@ def _run_ranks(
         _end(ranks)
     for rank in ranks:
         if rank.error:
-            keep_details(rank.rank, rank.error["details"], out)
+            keep_details(rank.rank, f"{rank.error['message']}\n{rank.error['details']}", out)
     if any(rank.error or rank.returncode != 0 for rank in ranks):
         raise RunError(_what_happened(ranks, out))
     for rank in ranks:
         (out / details_name(rank.rank)).unlink(missing_ok=True)
 
 
-def _start(rank: int, world_size: int, port: int, job: str, out: Path) -> _Rank:
+def _start(rank: int, world_size: int, place: Place, port: int, job: str, out: Path) -> _Rank:
     read_fd, write_fd = os.pipe()
     environment = {
         **os.environ,
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0"),
+        **place.environment,
         "WORLDSIZE_MESSAGES_FD": str(write_fd),
     }
     with (out / details_name(rank)).open("w") as stderr:
         process = subprocess.Popen(
-            WORKER,
+            [*place.prefix, *WORKER],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=stderr,
@@ -181,11 +210,16 @@ def _watch(ranks: Sequence[_Rank], say: OnProgress) -> None:
                 if not key.data.receive(say):
                     selector.unregister(key.fd)
             if until_s == float("inf") and any(rank.failed for rank in ranks):
-                until_s = time.monotonic() + ECHO_S
+                until_s = time.monotonic() + _echo_s(ranks)
     until_s = min(until_s, time.monotonic() + GRACE_S)
     for rank in ranks:
         with contextlib.suppress(subprocess.TimeoutExpired):
             rank.process.wait(timeout=max(0.0, until_s - time.monotonic()))
+
+
+def _echo_s(ranks: Sequence[_Rank]) -> float:
+    timed_out = any(rank.error and "timed out" in rank.error["message"] for rank in ranks)
+    return TIMED_OUT_ECHO_S if timed_out else ECHO_S
 
 
 def _end(ranks: Sequence[_Rank]) -> None:

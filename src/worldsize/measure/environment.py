@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 import worldsize
-from worldsize.records import Environment
+from worldsize.records import EmulatedNetwork, Environment
 
 
 def hostname() -> str:
@@ -48,6 +48,7 @@ def describe(
     threads_per_rank: int,
     pinned_cores: list[list[int]] | None,
     num_hosts: int,
+    emulated: EmulatedNetwork | None = None,
 ) -> Environment:
     """Return the record of this host, with what the ranks told of their devices."""
     return Environment(
@@ -66,4 +67,5 @@ def describe(
         threads_per_rank=threads_per_rank,
         pinned_cores=pinned_cores,
         num_hosts=num_hosts,
+        emulated=emulated,
     )

@@ -10,6 +10,7 @@ from worldsize.config.schema import Config
 from worldsize.records import Environment, Origin
 from worldsize.report.numbers import count
 from worldsize.report.rows import Table, words
+from worldsize.scaling.evidence import network_text
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def facts(environment: Environment) -> list[tuple[str, str]]:
         pinned = f"pinned to cores {cores}"
     torch = environment.torch or "not known: because the run did not record it"
     code = f"worldsize {environment.worldsize} (code {environment.code_version[:12]})"
+    network = [("Network", network_text(environment.emulated))] if environment.emulated else []
     return [
         ("Host", f"{environment.hostname}{more}, {environment.platform}"),
         ("Processor", f"{processor}, {count(environment.num_cores, 'core')}, {memory}"),
@@ -42,6 +44,7 @@ def facts(environment: Environment) -> list[tuple[str, str]]:
             f"{count(environment.threads_per_rank, 'thread')} each, {pinned}; "
             f"backend {environment.backend or 'none, one device'}",
         ),
+        *network,
         ("Versions", f"Python {environment.python}, torch {torch}, {code}"),
     ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from worldsize.measure.statistics import CONFIDENCE, NUM_RESAMPLES
 from worldsize.report.numbers import count
+from worldsize.scaling.evidence import network_text
 from worldsize.study.records import StudyResult
 
 
@@ -171,7 +172,9 @@ def _labels(result: StudyResult) -> list[Definition]:
         pinned = "pinned to cores of its own" if environment.pinned_cores else "not pinned"
         cores = count(environment.threads_per_rank, "core")
         found.append(Definition("Device", "", f"A device is {cores} of the CPU; each rank is {pinned}."))
-    if environment.backend == "gloo" and environment.num_hosts == 1:
+    if environment.emulated:
+        found.append(Definition("Emulated hosts", "", network_text(environment.emulated)))
+    elif environment.backend == "gloo" and environment.num_hosts == 1:
         text = "All ranks ran on one host over gloo: a real measurement of training on its CPU"
         text += (
             ", and only a functional check of training on GPUs."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worldsize.report import labels, law_tables, machine, plates, tables, what_if_table
+from worldsize.report import labels, law_tables, machine, plates, remedy_table, tables, what_if_table
 from worldsize.report.document import (
     Block,
     Code,
@@ -36,7 +36,12 @@ def study_document(result: StudyResult, folder: Path | None) -> Document:
     if widest:  # one device knows no backend and no other ranks' cores
         result = result.model_copy(update={"environment": widest.environment})
     numbers = Numbers()
-    optional = [_what_would_happen(result, numbers), _evidence(result, runs, numbers), _laws(result, runs, numbers)]
+    optional = [
+        _remedies(result, numbers),
+        _what_would_happen(result, numbers),
+        _evidence(result, runs, numbers),
+        _laws(result, runs, numbers),
+    ]
     return Document(
         title=result.title,
         headline=result.verdict.headline,
@@ -65,6 +70,12 @@ def byline(result: StudyResult, runs: RunFolders) -> str:
 
 def _lines(items: list[str]) -> Block:
     return Lines(items) if items else Words(NOTHING_NAMED, muted=True)
+
+
+def _remedies(result: StudyResult, numbers: Numbers) -> Section | None:
+    if not result.remedies:
+        return None
+    return Section("remedies", "Remedies", [numbers.sheet(remedy_table.remedies(result.remedies))])
 
 
 def _what_would_happen(result: StudyResult, numbers: Numbers) -> Section | None:

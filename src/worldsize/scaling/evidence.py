@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from worldsize.records import CommunicationBytes
+from worldsize.config.rates import rate_text
+from worldsize.records import CommunicationBytes, EmulatedNetwork
 from worldsize.scaling.pair import Pair
 from worldsize.scaling.wording import devices, percent, time_interval, time_text
 from worldsize.study.comparability import loss_differences, tolerance_at
@@ -118,9 +119,24 @@ def _cost(cell: CellResult) -> str | None:
 
 def _backend(run: Run) -> str | None:
     environment = run.record.environment
+    if environment.emulated:
+        return network_text(environment.emulated)
     if environment.backend != "gloo" or environment.num_hosts != 1 or environment.device_kind != "cpu":
         return None
     return "Gloo on one host: a real measurement of training on CPU cores; it says nothing about GPUs or a network."
+
+
+def network_text(network: EmulatedNetwork) -> str:
+    """Return what an emulated network is, and what it was measured to give."""
+    limit = f"links of {rate_text(network.link_bit_per_s)}" if network.link_bit_per_s else "links without a limit"
+    delay = f" and {time_text(network.latency_s)} latency" if network.latency_s else ""
+    gave = network.all_reduce_bit_per_s
+    measured = f"; an all-reduce before training reached {rate_text(gave)}" if gave else ""
+    return (
+        f"Gloo between {network.num_hosts} emulated hosts on one machine, {limit}{delay}{measured}: a real measurement "
+        "of training on CPU cores over a network of that rate, whose packets cost these cores time that a network "
+        "card would take."
+    )
 
 
 def _no_mfu(cell: CellResult, run: Run) -> str | None:

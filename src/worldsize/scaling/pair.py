@@ -9,6 +9,8 @@ from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult
 
 EXPOSED = "exposed_communication_s"
+GROWS_WITH_BATCH = ("data_wait_s", "host_to_device_s", "compute_s")
+"""Phases that double when the batch doubles; the others are taken to stay as they are, per step."""
 
 
 def is_sound(cell: CellResult) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from worldsize.scaling.interval import Interval
-from worldsize.scaling.pair import EXPOSED, Pair
+from worldsize.scaling.pair import EXPOSED, GROWS_WITH_BATCH, Pair
 from worldsize.scaling.questions import Answers, Runs, is_unchanged, num_micro, setting, told
 from worldsize.scaling.what_if import WhatIf
 from worldsize.scaling.wording import percent, time_text
@@ -25,8 +25,6 @@ DIFFERS = 0.05
 """A model further than this from what was measured says so."""
 GREATEST_SPREAD = 1.5
 """An answer whose interval's ends differ by more is no advice; the record keeps it."""
-GROWS_WITH_BATCH = ("data_wait_s", "host_to_device_s", "compute_s")
-"""Phases that double when the batch doubles; the others are taken to stay as they are, per step."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def _too_wide(speedup: Interval) -> bool:
 def _no_link(what_if: WhatIf, run: Run) -> bool:
     """Tell whether a faster link is asked about where ranks share the memory of one host: there is none to buy."""
     environment = run.record.environment
-    return what_if.link_factor != 1 and environment.device_kind == "cpu" and environment.num_hosts == 1
+    return what_if.link_factor != 1 and environment.device_kind == "cpu" and not environment.has_network
 
 
 def _caution(what_if: WhatIf, pair: Pair) -> str:

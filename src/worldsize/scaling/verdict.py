@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worldsize.records import Measured
-from worldsize.scaling import lost_time, time_to_loss
+from worldsize.scaling import break_even, lost_time, time_to_loss
 from worldsize.scaling.batch_noise import batch_advice
 from worldsize.scaling.evidence import CAUSES, about_measuring, evidence, warnings
 from worldsize.scaling.fit_records import LawFits
 from worldsize.scaling.outlook import outlook
 from worldsize.scaling.pair import EXPOSED, Pair
 from worldsize.scaling.questions import Answers, Runs
+from worldsize.scaling.remedies import proposals
 from worldsize.scaling.suggestions import WORTH, Suggestion, assumptions, suggestions, too_uncertain
 from worldsize.scaling.wording import devices, percent, ratio_interval, time_interval, time_text
 from worldsize.study.grid import Scaling
@@ -60,8 +61,19 @@ def verdict(
     advice += batch_advice(pair.cell, is_offered=is_offered)
     return Verdict(
         headline=_headline(pair, passed, ideas),
-        why=[*_lost(pair), *_causes(pair.cell), *_refused(compared), *_failed(cells)],
-        next=[*_make_certain(pair), *(advice or nothing), *outlook(pair, fits)],
+        why=[
+            *_lost(pair),
+            *_slower(passed, cells, scaling),
+            *_causes(pair.cell),
+            *_refused(compared),
+            *_failed(cells),
+        ],
+        next=[
+            *_make_certain(pair),
+            *_remedies(passed, cells, runs, scaling),
+            *(advice or nothing),
+            *outlook(pair, fits),
+        ],
         evidence=[
             *evidence(pair, runs[pair.cell.name], runs[pair.baseline.name]),
             *time_to_loss.sentences(pair),
@@ -82,6 +94,29 @@ def subject_of(cells: Sequence[CellResult], scaling: Scaling) -> Pair | None:
 
 def _lost(pair: Pair) -> list[str]:
     return lost_time.sentences(pair, pair.cell.lost_time) if pair.cell.lost_time else []
+
+
+def _slower(passed: Sequence[CellResult], cells: Sequence[CellResult], scaling: Scaling) -> list[str]:
+    """Return for each cell that is slower than its baseline why, and where it would break even."""
+    return [
+        sentence
+        for pair in _slower_pairs(passed, cells, scaling)
+        if pair.cell.break_even
+        for sentence in break_even.sentences(pair, pair.cell.break_even)
+    ]
+
+
+def _slower_pairs(passed: Sequence[CellResult], cells: Sequence[CellResult], scaling: Scaling) -> list[Pair]:
+    by_name = {cell.name: cell for cell in cells}
+    pairs = [Pair(cell, by_name[cell.baseline], scaling) for cell in passed if cell.baseline]
+    return [pair for pair in pairs if break_even.is_slower(pair)]
+
+
+def _remedies(passed: Sequence[CellResult], cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> list[str]:
+    """Return for each cell that is slower than its baseline what its remedies should give."""
+    return [
+        sentence for pair in _slower_pairs(passed, cells, scaling) for sentence in proposals(pair, runs[pair.cell.name])
+    ]
 
 
 def _make_certain(pair: Pair) -> list[str]:

@@ -72,6 +72,15 @@ class Display:
                 f"most {plan.num_rounds}."
             )
 
+    def trying(self, order: Sequence[Planned], todo: Sequence[Planned], names: Sequence[str]) -> None:
+        """The grid has run; remedies follow for the cells that are slower than their baseline."""
+        self._order += order
+        self._todo += todo
+        waiting = {planned.folder for planned in todo}
+        self.states |= {each.folder: "waiting" if each.folder in waiting else "finished" for each in order}
+        none = "No cell is slower than its baseline: nothing to remedy."
+        self._say(f"Remedies: {', '.join(names)}." if names else none)
+
     def started(self, planned: Planned) -> None:
         """A run begins."""
         self._current, self._progress, self._started_s = planned, None, time.monotonic()

@@ -12,6 +12,18 @@ from worldsize.scaling.noise_scale import NoiseScale
 from worldsize.scaling.what_if import WhatIf
 
 
+class PlannedRemedy(Record):
+    """Runs that --try-remedies added: a cell with one remedy, or as it is beside them."""
+
+    name: str = Field(description="folder of its repeats under runs/")
+    cell: str = Field(description="the cell that it is for")
+    baseline: str
+    remedy: str
+    what: str
+    world_size: int
+    overrides: list[str] = Field(description="on top of the study's config")
+
+
 class StudyPlan(Record):
     """study.json: the grid, in the order in which it runs."""
 
@@ -34,6 +46,8 @@ class StudyPlan(Record):
     target_loss: float | None = Field(
         None, description="for the time to a loss; None = the smallest that all cells reach"
     )
+    try_remedies: bool = Field(False, description="cells slower than their baseline run again with each remedy")
+    remedies: list[PlannedRemedy] = Field(default_factory=list, description="known once the grid's own runs have ended")
     config: dict[str, Any] = Field(description="the base config")
 
     @property
@@ -85,6 +99,7 @@ class CellResult(Record):
     final_loss: float | None = None
     losses: list[float] = Field(default_factory=list, description="of the first finished repeat")
     lost_time: LostTime | None = Field(None, description="None for a baseline and where the work is not the same")
+    break_even: BreakEven | None = Field(None, description="None for a baseline and where the work is not the same")
     time_to_loss: TimeToLoss | None = Field(None, description="None where the target is not reached")
     equal_tokens: EqualTokens | None = Field(None, description="None where the work is not the same")
     noise_scale: NoiseScale | None = Field(None, description="None where ranks hold no gradient of their own")
@@ -112,11 +127,59 @@ class TimeToLoss(Record):
     seconds: Measured
 
 
+class BreakEven(Record):
+    """Where a cell would do its work as fast as its baseline (docs/explain/break-even.md)."""
+
+    exposed_s: float = Field(description="exposed communication of a step")
+    affordable_s: float = Field(
+        description="the exposed communication at which both are as fast; below 0: slower even without any"
+    )
+    wire_s: float | None = Field(
+        description="how long a step's exchange keeps a host's link busy; None where no link was measured"
+    )
+    link_bit_per_s: float | None = Field(description="what the link gave before training, median over repeats")
+    break_even_link_bit_per_s: float | None = Field(description="None: not known, or no link suffices")
+    break_even_global_batch: int | None = Field(
+        description="at equal learning per sample; None: no batch suffices, as compute gains nothing"
+    )
+
+
 class EqualTokens(Record):
     """The loss, smoothed, after as many tokens as the study's shortest cell trained on."""
 
     tokens: int
     loss: float
+
+
+class RemedyTrial(Record):
+    """What a remedy brought to a cell that is slower than its baseline, judged at equal tokens."""
+
+    cell: str
+    remedy: str = Field(description="'as-it-is' for the cell without one, run in the same rounds")
+    what: str
+    overrides: list[str] = Field(description="on top of the study's config")
+    runs: list[str] = Field(description="folders of finished repeats, relative to the study")
+    failures: list[RunFailure] = Field(default_factory=list)
+    speedup: Measured | None = Field(
+        None,
+        description="the baseline's time for a token / the cell's, baseline and cell of the same rounds; for equally many tokens, not for the same arithmetic",
+    )
+    global_batch: int | None = None
+    num_steps: int | None = None
+    num_tokens: int | None = Field(None, description="target tokens of the whole run")
+    payload_bytes: int | None = Field(None, description="bytes one rank hands to collectives in a step, as predicted")
+    exposed_communication_share: float | None = None
+    changes_arithmetic: bool = Field(False, description="another arithmetic than the baseline's: judge it by the loss")
+    loss: float | None = Field(None, description="on held-out text after the last step")
+    baseline_loss: float | None = Field(None, description="the same of the baseline")
+    loss_change: float | None = Field(
+        None, description="loss / baseline_loss - 1; None where tokens differ or no loss was measured"
+    )
+
+    @property
+    def turned_positive(self) -> bool:
+        """Whether the cell is faster than its baseline, beyond the noise."""
+        return self.speedup is not None and self.speedup.low > 1
 
 
 class Verdict(Record):
@@ -143,6 +206,7 @@ class StudyResult(Record):
     what_ifs: list[WhatIf] = Field(
         default_factory=list, description="what this study's own fitted model says of settings that were not run"
     )
+    remedies: list[RemedyTrial] = Field(default_factory=list, description="what --try-remedies ran")
     environment: Environment | None = None
     config: dict[str, Any] = Field(default_factory=dict, description="of the baseline's first run")
     command: list[str] = Field(default_factory=list)

@@ -12,6 +12,7 @@ from worldsize.measure.statistics import measured
 from worldsize.measure.summary import disagreement
 from worldsize.records import PHASES, ExposedCommunication, Measured, Problem
 from worldsize.scaling.batch_noise import noise_scale_of
+from worldsize.scaling.break_even import break_even, wire_of
 from worldsize.scaling.lost_time import lost_time
 from worldsize.scaling.outlook import fits_of
 from worldsize.scaling.pair import Pair, is_sound
@@ -24,6 +25,7 @@ from worldsize.study.cells import MeasuredCell, baselines, of_runs, of_study, pa
 from worldsize.study.files import Run, read_plan, read_run, read_steps
 from worldsize.study.grid import Scaling
 from worldsize.study.records import CellResult, StudyPlan, StudyResult
+from worldsize.study.remedies import sentences, trials
 from worldsize.study.until import unreached
 
 __all__ = ["Run", "analyse", "from_runs", "read_run", "read_steps"]
@@ -44,6 +46,8 @@ def analyse(folder: Path, override: bool = False) -> StudyResult:
     cells = of_study(folder, plan)
     title, problems = folder.resolve().name, _unfinished(cells, plan)
     result = _result(cells, plan.scaling, override, title, folder, problems, plan.command, plan.target_loss)
+    result.remedies = trials(folder, plan)
+    result.verdict.next[:0] = sentences(result.remedies)
     result.problems += unreached(plan, result.cells, {cell.name: max(cell.rounds, default=0) for cell in cells})
     return result
 
@@ -128,6 +132,7 @@ def _explain(results: Sequence[CellResult], runs: Runs, scaling: Scaling) -> Non
         if cell.baseline and is_sound(cell):
             pair = Pair(cell, by_name[cell.baseline], scaling)
             cell.lost_time = lost_time(pair, runs[cell.name], runs[cell.baseline])
+            cell.break_even = break_even(pair, wire_of(runs[cell.name]))
         if runs[cell.name]:
             cell.noise_scale = noise_scale_of(runs[cell.name])
 

@@ -18,6 +18,7 @@ from worldsize.study.cells import NOT_WORK
 from worldsize.study.files import read_plan, read_record
 from worldsize.study.grid import Cell, Planned, order_of
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
+from worldsize.study.remedies import Load, order_of_remedies, plan_remedies
 from worldsize.study.results import analyse
 from worldsize.study.until import next_round, percent_text
 
@@ -53,14 +54,17 @@ def run_study(
     display: Display,
     launch: Launch,
     override: bool = False,
+    load: Load | None = None,
 ) -> StudyResult:
     """Run what is not finished yet, then write results.json and report.html and return the result.
+
+    `load` gives the config with further overrides; a plan that tries remedies needs it.
 
     Raises UserError when the folder holds something else or is in use, StoppedError on Ctrl-C, RunError when the disk
     refuses. A run that fails does not raise: it is recorded, and the rest goes on.
     """
     try:
-        return _run_locked(plan, cells, loaded, out, display, launch, override)
+        return _run_locked(plan, cells, loaded, out, display, launch, override, load)
     except OSError as error:
         raise RunError(f"cannot write into {out}: {error.strerror or error}. What is finished is kept.") from error
 
@@ -73,10 +77,12 @@ def _run_locked(
     display: Display,
     launch: Launch,
     override: bool,
+    load: Load | None,
 ) -> StudyResult:
     with locked(out, "study"):
         order = order_of(cells, plan.repeats)
         refuse_other_study(out, plan)
+        plan = _with_remedies_of_before(out, plan)
         todo = _unfinished(order, loaded, out)
         write_record(out / "study.json", plan)
         with display.showing(order, todo):
@@ -90,7 +96,28 @@ def _run_locked(
                 display.added(more, todo, plan)
                 for planned in todo:
                     _run_one(planned, loaded[planned.cell.name], out, launch, plan.command, display)
+            if plan.try_remedies and load:
+                _try_remedies(plan, out, launch, display, load)
         return conclude(out, override=override)
+
+
+def _with_remedies_of_before(out: Path, plan: StudyPlan) -> StudyPlan:
+    """Keep the remedies that an earlier call planned: what was begun goes on, and what was tried stays told."""
+    if not (out / "study.json").exists():
+        return plan
+    return plan.model_copy(update={"remedies": read_plan(out).remedies})
+
+
+def _try_remedies(plan: StudyPlan, out: Path, launch: Launch, display: Display, load: Load) -> None:
+    """Run the remedies for the cells that turned out slower than their baseline."""
+    plan = plan.model_copy(update={"remedies": plan_remedies(analyse(out), plan, load)})
+    write_record(out / "study.json", plan)
+    loaded = {one.name: load(one.overrides) for one in plan.remedies}
+    order = order_of_remedies(plan)
+    todo = _unfinished(order, loaded, out)
+    display.trying(order, todo, [one.name for one in plan.remedies])
+    for planned in todo:
+        _run_one(planned, loaded[planned.cell.name], out, launch, plan.command, display)
 
 
 def _unfinished(order: Sequence[Planned], loaded: Mapping[str, Loaded], out: Path) -> list[Planned]:
@@ -253,6 +280,7 @@ def base_plan(
     until: float | None = None,
     max_repeats: int = 10,
     target_loss: float | None = None,
+    try_remedies: bool = False,
 ) -> StudyPlan:
     """Return the plan; without `global_batches` the config's own is the only one."""
     return StudyPlan(
@@ -265,5 +293,6 @@ def base_plan(
         until=until,
         max_repeats=max_repeats,
         target_loss=target_loss,
+        try_remedies=try_remedies,
         config=config.model_dump(mode="json"),
     )

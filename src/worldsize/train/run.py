@@ -18,11 +18,13 @@ from worldsize.data.prepare import prepare
 from worldsize.data.sampler import Sampler
 from worldsize.data.token_file import TokenFile
 from worldsize.errors import UserError
+from worldsize.launch.lab import emulated_network
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
 from worldsize.measure.clock import NullClock, clock_for, marks_cost_s
 from worldsize.measure.collectives import record
 from worldsize.measure.energy import EnergyMeter
+from worldsize.measure.link import all_reduce_bit_per_s
 from worldsize.measure.matmul import MatmulRates, matmul_rates
 from worldsize.measure.trace import Event, TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
@@ -30,7 +32,7 @@ from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
-from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, StepRow
+from worldsize.records import CollectiveCount, CommunicationBytes, EmulatedNetwork, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
 from worldsize.train.checkpoint import Checkpoints
 from worldsize.train.feed import Feed
@@ -123,7 +125,8 @@ def _train(
     checkpoints = None
     if config.checkpoint.every_steps is not None:
         checkpoints = Checkpoints(config, context, running.strategy, writer.folder, tokens_digest)
-    energy = EnergyMeter(context.device, counts_host=context.local_rank == 0)
+    counts_host = context.is_main if emulated_network() else context.local_rank == 0
+    energy = EnergyMeter(context.device, counts_host=counts_host)
     with Sinks(config, writer.folder, enabled=context.is_main) as sinks:
 
         def on_rows(rows: list[StepRow], losses: list[float]) -> None:
@@ -182,8 +185,18 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
             threads_per_rank=torch.get_num_threads(),
             pinned_cores=cores or None,
             num_hosts=len({host for host, _, _ in hosts_cores_names}),
+            emulated=_measured_network(context),
         ),
     )
+
+
+def _measured_network(context: RankContext) -> EmulatedNetwork | None:
+    """Return the emulated network that the ranks are on, with the rate that it gives. Called on every rank."""
+    network = emulated_network()
+    if network is None or context.world_size == 1:
+        return None
+    rate = all_reduce_bit_per_s(context, network.num_hosts)
+    return network.model_copy(update={"all_reduce_bit_per_s": rate})
 
 
 def _matmul_rates(config: Config, context: RankContext) -> MatmulRates | None:

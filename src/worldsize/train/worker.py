@@ -130,7 +130,7 @@ def explain(error: Exception, rank: int, where: Where, loaded: Loaded) -> str:
     if "timed out" in str(error).lower():
         return (
             f"{place}: another rank did not answer within device.timeout_s={config.device.timeout_s:g} s (timed out). "
-            "Look for the rank that hangs, or raise device.timeout_s."
+            "Look for a rank that hangs or a host that is cut off, or raise device.timeout_s."
         )
     if isinstance(error, ValueError) and type(error).__module__.startswith("worldsize"):
         return str(error)
