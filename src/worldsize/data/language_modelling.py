@@ -33,6 +33,16 @@ class LanguageModelling:
         # Row i is sample i: overlapping views of the file, nothing is read yet.
         self._samples = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[::context_length]
 
+    @property
+    def text_lengths(self) -> None:
+        """Every sample fills the context."""
+        return None
+
+    def target_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return the target tokens of the samples `ids`, one after the other."""
+        targets: np.ndarray = self._samples[ids, 1:].ravel()
+        return targets
+
     def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
         """Return the samples `ids` as one micro batch of int64 tensors on the CPU."""
         import torch

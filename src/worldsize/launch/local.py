@@ -18,7 +18,7 @@ from typing import Any
 
 from worldsize.config.load import Loaded, resolve
 from worldsize.config.rules import check
-from worldsize.data.prepare import prepare
+from worldsize.data.task import prepare_task
 from worldsize.errors import RunError
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.run_folder import claim, locked
@@ -88,11 +88,11 @@ def launch(
 def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
     """Check the config, prepare its data and fill in what follows from both."""
     check(loaded.config, world_size)
-    token_file = prepare(
+    data = prepare_task(
         loaded.config.data,
         on_progress=lambda share, what: say(Progress("preparing", round(share * 100), 100, note=what)),
     )
-    return resolve(loaded, world_size, token_file.vocab_size)
+    return resolve(loaded, world_size, data.vocab_size, data.num_classes)
 
 
 def _run_ranks(loaded: Loaded, world_size: int, out: Path, command: Sequence[str], say: OnProgress) -> None:

@@ -27,6 +27,7 @@ from worldsize.config.schema import ModelConfig
 from worldsize.models.cost import dims_of
 from worldsize.models.init import initialise
 from worldsize.models.linear import Linear, linear
+from worldsize.models.segments import own_past, own_positions
 
 
 def build(model: ModelConfig, seed: int, device: torch.device | str) -> Decoder:
@@ -55,20 +56,26 @@ class Decoder(nn.Module):
         self.final_norm = make_norm(model)
         self.head = None if model.tied_head else Linear(dims.d_model, dims.vocab_size, bias=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return logits_BTV. Raises ValueError for more positions than the context holds."""
+    def forward(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+        """Return logits_BTV. Where `segments_BT` numbers the texts of a sample, each sees itself alone.
+
+        Raises ValueError for more positions than the context holds.
+        """
         length = tokens_BT.shape[1]
         if length > self.context_length:
             raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
+        mask = None if segments_BT is None else own_past(segments_BT)
         x_BTC = self.token_embedding(tokens_BT)
         rotation = None
-        if self.position_embedding is not None:
+        if self.position_embedding is not None and segments_BT is not None:
+            x_BTC = x_BTC + self.position_embedding(own_positions(segments_BT))
+        elif self.position_embedding is not None:
             x_BTC = x_BTC + self.position_embedding.weight[:length]
-        else:
+        else:  # relative, so that texts in one sample need no positions of their own
             rotation = rotation_angles(length, self.d_head, self.rope_theta, tokens_BT.device)
         x_BTC = F.dropout(x_BTC, self.dropout, self.training)
         for block in self.blocks:
-            x_BTC = block(x_BTC, rotation)
+            x_BTC = block(x_BTC, rotation, mask)
         x_BTC = self.final_norm(x_BTC)
         head = self.token_embedding if self.head is None else self.head
         return linear(x_BTC, head.weight)
@@ -85,15 +92,16 @@ class Block(nn.Module):
         self.feed_forward_norm = make_norm(model)
         self.feed_forward = GatedFeedForward(model) if model.activation == "swiglu" else FeedForward(model)
 
-    def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
-        attended_BTC = self.attention(self.attention_norm(x_BTC), rotation)
+    def forward(self, x_BTC: Tensor, rotation: Rotation | None, mask: Tensor | None = None) -> Tensor:
+        attended_BTC = self.attention(self.attention_norm(x_BTC), rotation, mask)
         x_BTC = x_BTC + F.dropout(attended_BTC, self.dropout, self.training)
         fed_BTC = self.feed_forward(self.feed_forward_norm(x_BTC))
         return x_BTC + F.dropout(fed_BTC, self.dropout, self.training)
 
 
 class Attention(nn.Module):
-    """Causal self-attention; G < H groups of queries share their keys and values (Ainslie et al. 2023)."""
+    """Self-attention, causal unless a mask says who sees whom; G < H groups of queries share their keys and values
+    (Ainslie et al. 2023)."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -104,7 +112,8 @@ class Attention(nn.Module):
         self.qkv = Linear(dims.d_model, sum(dims.qkv_sizes), bias=model.bias)
         self.out = Linear(dims.d_model, dims.d_model, bias=model.bias)
 
-    def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, rotation: Rotation | None, mask: Tensor | None = None) -> Tensor:
+        """`mask`: True where a query (second to last dimension) sees a key (last), to be broadcast to (B, H, T, T)."""
         qkv_BTHD = self.qkv(x_BTC).unflatten(-1, (-1, self.d_head))
         q_BTHD, k_BTGD, v_BTGD = qkv_BTHD.split(self.head_counts, dim=2)
         if rotation is not None:
@@ -114,7 +123,8 @@ class Attention(nn.Module):
             k_BTGD.transpose(1, 2),
             v_BTGD.transpose(1, 2),
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            attn_mask=mask,
+            is_causal=mask is None,
             enable_gqa=self.head_counts[0] != self.head_counts[1],
         )
         out_BTC: Tensor = self.out(out_BHTD.transpose(1, 2).flatten(2))

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from worldsize.data.language_modelling import LanguageModelling
+from worldsize.data.batch import Samples
 from worldsize.data.sampler import digest
 from worldsize.launch.progress import Progress
 from worldsize.measure import memory
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import Checksum, Evaluation, StepRow
 from worldsize.train.checksum import weights_checksum
-from worldsize.train.feed import Share, micro_batches
+from worldsize.train.evaluation import evaluate
+from worldsize.train.feed import Share
 from worldsize.train.optimizer import learning_rate
 from worldsize.train.running import Running
 
@@ -56,7 +56,7 @@ class Trainer:
     def __init__(
         self,
         running: Running,
-        held_out: LanguageModelling | None,
+        held_out: Samples | None,
         on_rows: Callable[[list[StepRow], list[float]], None],
     ) -> None:
         self.config = running.config
@@ -66,6 +66,7 @@ class Trainer:
         self.clock = running.clock
         self.where = running.where
         self.held_out = held_out
+        self._running = running
         self.log = TrainLog()
         self._say = running.say
         self._on_rows = on_rows
@@ -126,6 +127,7 @@ class Trainer:
                 phases_s=t.phases_s,
                 num_samples=len(p.share.sample_ids),
                 num_tokens=p.share.num_tokens,
+                num_targets=p.share.num_targets if p.share.num_targets != p.share.num_tokens else None,
                 loss_sum=loss_sum,
                 grad_norm=_value(p.output.grad_norm),
                 local_grad_norm=_value(p.output.local_grad_norm),
@@ -146,7 +148,7 @@ class Trainer:
 
     def _global_losses(self, pending: list[_Pending], loss_sums: list[float]) -> list[float]:
         """Return each step's loss over all ranks. Raises FloatingPointError on every rank when one is not finite."""
-        by_rank = self.context.gather([(x, p.share.num_tokens) for x, p in zip(loss_sums, pending, strict=True)])
+        by_rank = self.context.gather([(x, p.share.num_targets) for x, p in zip(loss_sums, pending, strict=True)])
         losses = []
         for p, ranks in zip(pending, zip(*by_rank, strict=True), strict=True):
             sick = [rank for rank, (loss_sum, _) in enumerate(ranks) if not math.isfinite(loss_sum)]
@@ -162,16 +164,7 @@ class Trainer:
         """Evaluate on the same held-out samples whatever the layout, spread over the ranks."""
         assert self.held_out is not None
         self._say(Progress("evaluating", done, self.config.train.steps))
-        num_samples = min(self.config.train.eval_samples, self.held_out.num_samples)
-        ids = np.array_split(np.arange(num_samples), self.context.layout.num_data_ranks)[self.context.data_rank]
-        assert self.config.train.micro_batch is not None
-        batches = micro_batches(self.held_out, ids, self.config.train.micro_batch, 1)
-        loss_sum = sum(float(self.strategy.evaluate(batch.to(self.context.device))) for batch in batches)
-        totals = self.context.gather((loss_sum, sum(batch.num_target_tokens for batch in batches)))
-        num_tokens = sum(tokens for _, tokens in totals)
-        self.log.evaluations.append(
-            Evaluation(step=done, loss=sum(loss for loss, _ in totals) / num_tokens, num_tokens=num_tokens)
-        )
+        self.log.evaluations.append(evaluate(self._running, self.held_out, done))
 
     def _checksum(self, done: int) -> None:
         """Compare the weights across replicas; a difference is said at once and kept for the result."""

@@ -12,10 +12,10 @@ import torch
 
 from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
-from worldsize.data.language_modelling import LanguageModelling
-from worldsize.data.prepare import prepare
+from worldsize.data.batch import Samples
 from worldsize.data.sampler import Sampler
-from worldsize.data.token_file import TokenFile
+from worldsize.data.task import TaskData, has_held_out, prepare_task
+from worldsize.data.translation import Translation
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
 from worldsize.measure.clock import clock_for, marks_cost_s
@@ -24,12 +24,13 @@ from worldsize.measure.energy import EnergyMeter
 from worldsize.measure.matmul import MatmulRates, matmul_rates
 from worldsize.measure.trace import Event, TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
+from worldsize.train.evaluation import translate_held_out
 from worldsize.train.feed import Feed
 from worldsize.train.loop import Trainer, TrainLog
 from worldsize.train.precision import MATMUL_DTYPE
@@ -57,21 +58,23 @@ class Job:
 def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     """Train, probe and trace on this rank; rank 0 writes run.json first and result.json last. Called on every rank."""
     config = job.config
-    token_file = prepare(config.data)
-    feed, held_out = _feeds(config, token_file, context)
+    data = prepare_task(config.data)
+    samples, feed, held_out = _feeds(config, data, context)
     seed_dropout(config.train.seed, context)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
     writer = RunWriter(job.out, context.rank)
-    run_record = _record(job, context, model, token_file)
+    run_record = _record(job, context, model, data, samples)
     if context.is_main:
         writer.write_run(run_record)
     matmul = _matmul_rates(config, context)
     log, energy = _train(running, held_out, writer)
     writer.close()
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
+    if isinstance(held_out, Translation) and config.train.eval_translations > 0:
+        log.evaluations[-1].translation = translate_held_out(running, held_out, data)
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
     report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced)
@@ -82,7 +85,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
 
-def _train(running: Running, held_out: LanguageModelling | None, writer: RunWriter) -> tuple[TrainLog, EnergyMeter]:
+def _train(running: Running, held_out: Samples | None, writer: RunWriter) -> tuple[TrainLog, EnergyMeter]:
     """Train with every sink open; the energy is that of training alone."""
     config, context = running.config, running.context
     energy = EnergyMeter(context.device, counts_host=context.local_rank == 0)
@@ -103,16 +106,17 @@ def seed_dropout(seed: int, context: RankContext) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, context.data_rank]).generate_state(1)[0]))
 
 
-def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
-    length = config.model.context_length
-    data = LanguageModelling(token_file, length, "train")
+def _feeds(config: Config, data: TaskData, context: RankContext) -> tuple[Samples, Feed, Samples | None]:
+    samples = data.samples(config, "train")
     batches = batches_for(config.train, context.layout)
-    feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches, context)
-    evaluates = config.train.eval_samples > 0 and config.data.validation_fraction > 0
-    return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
+    feed = Feed(samples, Sampler(samples.num_samples, config.train.seed), batches, context)
+    evaluates = config.train.eval_samples > 0 and has_held_out(config.data)
+    return samples, feed, data.samples(config, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
+def _record(
+    job: Job, context: RankContext, model: torch.nn.Module, data: TaskData, samples: Samples
+) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -125,9 +129,9 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
         world_size=context.world_size,
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
-        tokens_digest=token_file.digest,
+        tokens_digest=data.digest,
         num_parameters=sum(p.numel() for p in model.parameters()),
-        flop_per_token=cost.flop_per_token(config.model, causal=True),
+        flop_per_token=cost.flop_per_token(config.model, causal=True, lengths=_lengths(samples)),
         environment=environment.describe(
             torch_version=torch.__version__,
             device_kind=device.type,
@@ -138,6 +142,11 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
             num_hosts=len({host for host, _, _ in hosts_cores_names}),
         ),
     )
+
+
+def _lengths(samples: Samples) -> list[int] | None:
+    lengths = samples.text_lengths
+    return None if lengths is None else [int(length) for length in lengths]
 
 
 def _matmul_rates(config: Config, context: RankContext) -> MatmulRates | None:
