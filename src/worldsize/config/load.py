@@ -175,8 +175,7 @@ def resolve(
         "model.kind": model_kind(config),
         "model.num_classes": _num_classes(config.model.num_classes, num_classes),
         "train.micro_batch": batches_for(config.train, layout).micro_batch,
-        "parallel.dp": layout.dp,
-        "parallel.fsdp": layout.fsdp,
+        **{f"parallel.{axis}": degree for axis, degree in layout.as_dict().items()},
         "parallel.strategy": strategy_name(config.parallel, world_size),
     }
     changed = {key: value for key, value in derived.items() if value != loaded.origins[key].value}

@@ -83,7 +83,7 @@ class RowFile:
         """Return the numbers of a split's rows."""
         return range(self.num_train_rows) if split == "train" else range(self.num_train_rows, self.num_rows)
 
-    def decoder(self) -> Tokenizer:
+    def tokenizer_used(self) -> Tokenizer:
         """Return the tokenizer that made the ids."""
         return read_tokenizer(self.tokenizer, self.path)
 

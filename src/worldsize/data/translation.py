@@ -12,6 +12,7 @@ import numpy as np
 from worldsize.data.batch import IGNORED_TARGET, Batch
 from worldsize.data.classification import no_rows, padded_width
 from worldsize.data.row_file import RowFile, Split
+from worldsize.data.tokenizer import Tokenizer
 from worldsize.errors import UserError
 
 
@@ -90,6 +91,20 @@ class Translation:
     def source(self, index: int) -> list[int]:
         """Return the source tokens of the split's row `index`, whether or not its pair fits."""
         return [int(token) for token in self._texts(self._numbers.start + index)[0]]
+
+    @property
+    def end(self) -> int:
+        """The end token's id."""
+        return self._rows.end
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Target texts of the held-out rows, as they were."""
+        return self._rows.held_out_targets
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that made the tokens."""
+        return self._rows.tokenizer_used()
 
     @property
     def num_rows(self) -> int:

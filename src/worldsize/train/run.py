@@ -74,7 +74,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     writer.close()
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
     if isinstance(held_out, Translation) and config.train.eval_translations > 0:
-        log.evaluations[-1].translation = translate_held_out(running, held_out, data)
+        log.evaluations[-1].translation = translate_held_out(running, held_out)
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
     report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced)
