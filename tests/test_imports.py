@@ -12,6 +12,11 @@ NEEDS_TORCH = (
     "worldsize.models.decoder",
     "worldsize.models.linear",
     "worldsize.models.init",
+    "worldsize.models.build",
+    "worldsize.models.encoder",
+    "worldsize.models.segments",
+    "worldsize.inference.translate",
+    "worldsize.inference.prefix",
     "worldsize.train.",
     "worldsize.measure.",
 )

@@ -156,9 +156,7 @@ def preset_path(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
-def resolve(
-    loaded: Loaded, world_size: int, vocab_size: int | None, num_classes: int | None = None
-) -> Loaded:
+def resolve(loaded: Loaded, world_size: int, vocab_size: int | None, num_classes: int | None = None) -> Loaded:
     """Fill in every unset value that follows from others, with origin 'derived'.
 
     `vocab_size` is the tokenizer's and `num_classes` the data's; None, before the data was read, leaves the model's as

@@ -55,7 +55,7 @@ class Samples(Protocol):
 
     @property
     def text_lengths(self) -> np.ndarray | None:
-        """Tokens of each text that attends within itself, for counting FLOP; None where every sample is one full text."""
+        """Tokens of each text that attends within itself, for counting FLOP; None where every sample is a full text."""
         ...
 
     def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:

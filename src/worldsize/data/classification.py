@@ -36,7 +36,7 @@ class Classification:
         self._starts = rows.offsets()[numbers.start : numbers.stop + 1]
         self._classes = rows.classes()[numbers.start : numbers.stop]
         lengths = np.diff(self._starts) + front
-        self._lengths = np.clip(lengths, 1, context_length)  # an empty text is its end token
+        self._lengths: np.ndarray = np.clip(lengths, 1, context_length)  # an empty text is its end token
 
     @property
     def text_lengths(self) -> np.ndarray:
@@ -47,7 +47,7 @@ class Classification:
         return len(ids)
 
     def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
-        """Return the samples `ids` as one micro batch: targets are classes (B), segments 1 at tokens and 0 at padding."""
+        """Return the samples `ids` as one micro batch: targets are classes (B), segments 1 at tokens, 0 at padding."""
         import torch
 
         lengths = self._lengths[ids]

@@ -1,4 +1,4 @@
-"""Rows of text, with a class or a translation: from CSV, JSON lines, Parquet, text files line by line, Hugging Face data.
+"""Rows of text, with a class or a translation: of CSV, JSON lines, Parquet, text files or Hugging Face data sets.
 
 A row source is read whole: tasks that train on rows have some ten MB of them, and they are read once, to be tokenized.
 """
@@ -58,7 +58,9 @@ def source_digest(source: str, target_source: str | None) -> str:
             with reading(path), open(path, "rb") as stream:
                 digest.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
         elif path is not None:
-            digest.update("".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in sorted(path.rglob("*"))).encode())
+            digest.update(
+                "".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in sorted(path.rglob("*"))).encode()
+            )
         else:
             digest.update(str(name).encode())
     return digest.hexdigest()
@@ -196,7 +198,7 @@ def _json_records(path: Path) -> Iterator[Record]:
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}. Give one JSON object a line.") from error
         if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number} is no JSON object. Give one a line, such as {{\"text\": \"…\"}}.")
+            raise UserError(f'{path}, line {number} is no JSON object. Give one a line, such as {{"text": "…"}}.')
         yield record
 
 

@@ -50,7 +50,7 @@ def hub_corpus(data: DataConfig) -> RowCorpus:
 
 
 def open_hub_split(source: str) -> Any:
-    """Return the split of 'hub:NAME[:CONFIG][@SPLIT]', 'train' if none is named. Raises UserError when it cannot be had."""
+    """Return the split of 'hub:NAME[:CONFIG][@SPLIT]', 'train' if none is named. Raises UserError without it."""
     whole, _, split = source.removeprefix("hub:").partition("@")
     name, _, config = whole.partition(":")
     if not name:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsize.models.decoder import Attention, Decoder, Rotation, rotate, rotation_angles
+from worldsize.models.decoder import Attention, Block, Decoder, Rotation, rotate, rotation_angles
 from worldsize.models.linear import linear
 
 
@@ -32,6 +32,7 @@ class CachedPrefix:
             cos_TD, sin_TD = rotation_angles(last, model.d_head, model.rope_theta, tokens_NT.device)
             rotation = (cos_TD[first:], sin_TD[first:])
         for index, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
             x_NTC = x_NTC + self._attend(index, block.attention, block.attention_norm(x_NTC), rotation)
             x_NTC = x_NTC + block.feed_forward(block.feed_forward_norm(x_NTC))
         self.num_read = last

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsize.models.decoder import Decoder
 from worldsize.inference.prefix import CachedPrefix, ReadPrefix
+from worldsize.models.decoder import Decoder
 
 MOST_ROWS = 256
 """Hypotheses that run together."""

@@ -1,4 +1,4 @@
-"""A bidirectional encoder that gives one class to a text: the decoder's blocks, with every real token seeing every other.
+"""A bidirectional encoder that gives one class to a text: the decoder's blocks, every real token seeing every other.
 
 Letters: B samples, T positions, C width of the residual stream, K classes. Parameters are the decoder's (decoder.py),
 its output head replaced by `head.weight` (K, C) and `head.bias` (K).

@@ -1,4 +1,4 @@
-"""What is known of a model on held-out data: its loss, and what its task asks for. Every function runs on every rank."""
+"""What is known of a model on held-out data: its loss, and what its task asks for. Called on every rank."""
 
 from __future__ import annotations
 
@@ -136,5 +136,5 @@ def translate_held_out(running: Running, held_out: Translation) -> TranslationQu
         num_beams=config.train.eval_beams,
         seconds=max(seconds for _, seconds in by_rank),
         examples=examples,
-        **translation_scores(translations, references),  # type: ignore[arg-type]
+        **translation_scores(translations, references),
     )

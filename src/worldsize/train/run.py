@@ -114,9 +114,7 @@ def _feeds(config: Config, data: TaskData, context: RankContext) -> tuple[Sample
     return samples, feed, data.samples(config, "validation") if evaluates else None
 
 
-def _record(
-    job: Job, context: RankContext, model: torch.nn.Module, data: TaskData, samples: Samples
-) -> RunRecord:
+def _record(job: Job, context: RankContext, model: torch.nn.Module, data: TaskData, samples: Samples) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
