@@ -102,7 +102,8 @@ def _counted(module: nn.Module, length: int, model: ModelConfig) -> int:
 
     tokens_BT = torch.zeros(1, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(tokens_BT, torch.ones_like(tokens_BT) if model.kind == "encoder" else None)
+        # With a mask of its own a decoder does not look into positions, which have no values here; a classifier does.
+        module(tokens_BT, None if model.kind == "encoder" else torch.ones_like(tokens_BT))
     return int(counter.get_total_flops())
 
 
