@@ -15,8 +15,8 @@ from worldsize.data.sampler import Sampler, digest
 from worldsize.measure.clock import clock_for
 from worldsize.measure.collectives import record
 from worldsize.measure.trace import collectives_of, trace
-from worldsize.models.cost import describe
 from worldsize.models.build import build
+from worldsize.models.cost import describe
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies

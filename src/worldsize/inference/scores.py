@@ -70,11 +70,6 @@ def translation_scores(translations: Sequence[str], references: Sequence[str]) -
     }
 
 
-def require_sacrebleu() -> None:
-    """Raise UserError where sacrebleu is missing: asked before anything trains."""
-    _sacrebleu()
-
-
 def _sacrebleu() -> Any:
     try:
         from sacrebleu import metrics
