@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from worldsize.config import messages
 from worldsize.config.schema import Config
-from worldsize.data.task import has_held_out
 from worldsize.errors import UserError, unknown
 from worldsize.models.cost import is_hugging_face
 from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
@@ -97,7 +96,7 @@ def precision_fits_device(config: Config) -> str | None:
 
 
 def evaluation_has_text(config: Config) -> str | None:
-    if config.train.eval_samples == 0 or has_held_out(config.data):
+    if config.train.eval_samples == 0 or config.data.has_held_out:
         return None
     return (
         f"train.eval_samples={config.train.eval_samples} needs held-out text, but data.validation_fraction=0. "

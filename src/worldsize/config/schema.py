@@ -20,18 +20,6 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """A transformer. The defaults are GPT-2's family; RMSNorm + rotary + SwiGLU + grouped queries is Llama's."""
 
-    kind: Literal["decoder", "encoder"] | None = Field(
-        None,
-        description="decoder: each token from those before it; encoder: one class a text, attention both ways; unset = what data.task needs",
-    )
-    hf: str | None = Field(
-        None,
-        description="a Hugging Face model's folder or hub name, trained from its weights on; keys of this section's sizes then have no effect (extra hf)",
-    )
-    hf_config: dict[str, Any] | None = Field(
-        None,
-        description="a Hugging Face model by its config, such as {model_type: llama, hidden_size: 256}, from random weights (extra hf)",
-    )
     num_layers: int = Field(4, ge=1, description="transformer blocks")
     d_model: int = Field(128, ge=1, description="width of the residual stream")
     num_heads: int = Field(4, ge=1, description="attention (query) heads; must divide d_model")
@@ -64,18 +52,30 @@ class ModelConfig(Section):
         "mean", description="what an encoder's class is read from: the mean over real tokens, or a token put in front"
     )
     num_classes: int | None = Field(None, ge=2, description="classes of an encoder; unset = as many as the data has")
+    kind: Literal["decoder", "encoder"] | None = Field(
+        None,
+        description="decoder: each token from those before it; encoder: one class a text, attention both ways; unset = what data.task needs",
+    )
+    hf: str | None = Field(
+        None,
+        description="a Hugging Face model's folder or hub name, trained from its weights on; keys of this section's sizes then have no effect (extra hf)",
+    )
+    hf_config: dict[str, Any] | None = Field(
+        None,
+        description="a Hugging Face model by its config, such as {model_type: llama, hidden_size: 256}, from random weights (extra hf)",
+    )
 
 
 class DataConfig(Section):
     """Where text comes from, what is learned from it and how it becomes tokens."""
 
-    task: Literal["language_modelling", "classification", "translation"] = Field(
-        "language_modelling",
-        description="language_modelling: running text; classification: rows of text and label; translation: rows of source and target text",
-    )
     source: str = Field(
         "python-stdlib",
         description="'python-stdlib', a path (text file, folder, .gz, .xz) or 'hub:NAME[:CONFIG]' (extra hf); of the other tasks rows: .csv, .tsv, .jsonl, .parquet, 'hub:NAME[:CONFIG][@SPLIT]', or a text file with a row a line",
+    )
+    task: Literal["language_modelling", "classification", "translation"] = Field(
+        "language_modelling",
+        description="language_modelling: running text; classification: rows of text and label; translation: rows of source and target text",
     )
     target_source: str | None = Field(
         None, description="translation: a text file whose line i translates line i of data.source"
@@ -114,6 +114,12 @@ class DataConfig(Section):
         None, description="where tokenized corpora are kept; unset = $XDG_CACHE_HOME/worldsize or ~/.cache/worldsize"
     )
     num_workers: int | None = Field(None, ge=1, description="processes that tokenize; unset = one a core")
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether a part of the data is held out for evaluation."""
+        rows = self.task != "language_modelling" and self.validation_source is not None
+        return rows or self.validation_fraction > 0
 
 
 class TrainConfig(Section):

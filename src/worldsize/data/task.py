@@ -54,8 +54,3 @@ def prepare_task(data: DataConfig, *, on_progress: OnProgress | None = None) -> 
     if data.task == "language_modelling":
         return TaskData(prepare(data, on_progress=on_progress))
     return TaskData(prepare_rows(data, on_progress=on_progress))
-
-
-def has_held_out(data: DataConfig) -> bool:
-    """Return whether a part of the data is held out."""
-    return data.validation_fraction > 0 or (data.validation_source is not None and data.task != "language_modelling")

@@ -80,7 +80,10 @@ class Search:
         """Return the best translation of each prompt."""
         num_sentences, beams = prompt_ST.shape[0], self.num_beams
         log_SV = F.log_softmax(prefix.read(prompt_ST).float(), dim=-1)
-        scores_SM, tokens_SM = log_SV.topk(beams, dim=-1)
+        vocab_size = log_SV.shape[-1]
+        # More beams than words: the surplus starts out impossible, and so gives way to what comes.
+        scores_SM, tokens_SM = F.pad(log_SV, (0, max(0, beams - vocab_size)), value=-torch.inf).topk(beams, dim=-1)
+        tokens_SM = tokens_SM.clamp(max=vocab_size - 1)
         first_row = torch.arange(num_sentences, device=prompt_ST.device).repeat_interleave(beams)
         prefix.keep(first_row)
         written_SMT = tokens_SM.unsqueeze(-1)

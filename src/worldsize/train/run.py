@@ -14,7 +14,7 @@ from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
 from worldsize.data.batch import Samples
 from worldsize.data.sampler import Sampler
-from worldsize.data.task import TaskData, has_held_out, prepare_task
+from worldsize.data.task import TaskData, prepare_task
 from worldsize.data.translation import Translation
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
@@ -110,7 +110,7 @@ def _feeds(config: Config, data: TaskData, context: RankContext) -> tuple[Sample
     samples = data.samples(config, "train")
     batches = batches_for(config.train, context.layout)
     feed = Feed(samples, Sampler(samples.num_samples, config.train.seed), batches, context)
-    evaluates = config.train.eval_samples > 0 and has_held_out(config.data)
+    evaluates = config.train.eval_samples > 0 and config.data.has_held_out
     return samples, feed, data.samples(config, "validation") if evaluates else None
 
 
