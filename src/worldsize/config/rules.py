@@ -126,7 +126,9 @@ def kind_fits_task(config: Config) -> str | None:
     if kind is None or (kind == "encoder") == (task == "classification"):
         return None
     needed = "encoder" if task == "classification" else "decoder"
-    return f"data.task={task} needs an {needed}, but model.kind={kind}. Leave model.kind unset, or use {needed}."
+    return (
+        f"data.task={task} needs model.kind={needed}, but model.kind={kind}. Leave model.kind unset, or use {needed}."
+    )
 
 
 def rows_are_named(config: Config) -> str | None:

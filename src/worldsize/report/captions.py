@@ -46,7 +46,7 @@ def step_time(result: StudyResult) -> str:
 
 def throughput(result: StudyResult) -> str:
     return (
-        f"Target tokens per second of all devices together, {_subject(result)}. Dots, ticks and bands as for step "
+        f"Tokens per second of all devices together, {_subject(result)}. Dots, ticks and bands as for step "
         f"time: "
         f"repeats, median, 95 % interval.{_marks(result)}"
     )
