@@ -14,6 +14,9 @@ NEEDS_TORCH = (
     "worldsize.models.init",
     "worldsize.models.hf_weights",
     "worldsize.inference.",
+    "worldsize.models.build",
+    "worldsize.models.encoder",
+    "worldsize.models.segments",
     "worldsize.train.",
     "worldsize.measure.",
 )

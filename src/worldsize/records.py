@@ -129,8 +129,11 @@ class StepRow(Record):
     wall_s: float
     phases_s: dict[str, float] = Field(description="sums to wall_s")
     num_samples: int = Field(description="samples that this rank consumed")
-    num_tokens: int = Field(description="target tokens, padding excluded, that this rank consumed")
-    loss_sum: float = Field(description="sum of the loss over those tokens")
+    num_tokens: int = Field(description="input tokens, padding excluded, that this rank consumed")
+    num_targets: int | None = Field(
+        None, description="targets that the loss sums over; None = as many as tokens, as in language modelling"
+    )
+    loss_sum: float = Field(description="sum of the loss over those targets")
     grad_norm: float | None = Field(None, description="norm of the whole gradient before clipping")
     local_grad_norm: float | None = Field(
         None,
@@ -138,6 +141,11 @@ class StepRow(Record):
     )
     learning_rate: float
     memory_bytes: int | None = Field(None, description="memory in use at the window's end")
+
+    @property
+    def targets(self) -> int:
+        """What the loss is divided by."""
+        return self.num_tokens if self.num_targets is None else self.num_targets
 
 
 class CollectiveCount(Record):
@@ -189,12 +197,40 @@ class MeasuringCost(Record):
     marks_s: float = Field(description="cost of one step's clock marks, timed alone in a tight loop")
 
 
+class ClassificationQuality(Record):
+    """How a classifier does on held-out rows (docs/explain/accuracy.md)."""
+
+    accuracy: float = Field(ge=0, le=1, description="share of the rows whose class is found")
+    macro_f1: float = Field(ge=0, le=1, description="mean over classes of the harmonic mean of precision and recall")
+    labels: list[str] = Field(description="names of the classes")
+    confusion: list[list[int]] = Field(description="rows of true class i (line) taken for class j (column)")
+
+
+class TranslationQuality(Record):
+    """How translations of held-out rows compare with their references (docs/explain/bleu.md)."""
+
+    num_sentences: int
+    num_beams: int = Field(description="hypotheses that decoding kept; 1 = greedy")
+    bleu: float = Field(description="corpus BLEU, 0-100, by sacrebleu")
+    bleu_signature: str
+    chrf: float = Field(description="chrF, 0-100, by sacrebleu")
+    chrf_signature: str
+    seconds: float = Field(description="wall time of decoding on the slowest rank, all ranks sharing the sentences")
+    examples: list[list[str]] = Field(description="the first few: source, translation, reference")
+
+
 class Evaluation(Record):
-    """Loss on held-out text after a step."""
+    """Loss and quality on held-out data after a step."""
 
     step: int
     loss: float
-    num_tokens: int
+    num_tokens: int = Field(description="input tokens, padding excluded")
+    perplexity: float | None = Field(None, description="exp(loss) of a model of text; None for a classifier")
+    bits_per_byte: float | None = Field(
+        None, description="language modelling: the loss in bits over the bytes of the text predicted"
+    )
+    classification: ClassificationQuality | None = None
+    translation: TranslationQuality | None = Field(None, description="after the last step only")
 
 
 class Checksum(Record):

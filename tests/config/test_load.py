@@ -111,6 +111,7 @@ def test_resolve_fills_in_what_follows() -> None:
     expected = {
         "model.num_kv_heads": 4,
         "model.d_ff": 512,
+        "model.kind": "decoder",
         "model.vocab_size": 320,
         "train.micro_batch": 8,
         "parallel.dp": 3,

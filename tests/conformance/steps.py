@@ -15,8 +15,8 @@ from worldsize.data.sampler import Sampler, digest
 from worldsize.measure.clock import clock_for
 from worldsize.measure.collectives import record
 from worldsize.measure.trace import collectives_of, trace
+from worldsize.models.build import build
 from worldsize.models.cost import describe
-from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies
@@ -29,6 +29,7 @@ from worldsize.train.run import seed_dropout
 NUM_STEPS = 10
 LENGTH = 16
 VOCABULARY = 64
+NUM_CLASSES = 4
 
 
 def config_of(**overrides: dict[str, Any]) -> Config:
@@ -51,6 +52,7 @@ class UnevenSamples:
     """Random samples, each padded from its own length on; sample i is the same wherever it is built."""
 
     num_samples = 64
+    text_lengths = None
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return one sample's (tokens, targets)."""
@@ -66,6 +68,36 @@ class UnevenSamples:
     def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
         tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*map(self.sample, ids), strict=True))
         return Batch(tokens, targets, self.num_target_tokens(ids), global_target_tokens)
+
+
+class UnevenTexts(UnevenSamples):
+    """Texts of uneven length with a class each; everything else is padding."""
+
+    def num_target_tokens(self, ids: np.ndarray) -> int:
+        return len(ids)
+
+    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+        tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*map(self.sample, ids), strict=True))
+        segments = (targets != IGNORED_TARGET).long()
+        classes = torch.from_numpy(ids % NUM_CLASSES)
+        return Batch(tokens, classes, len(ids), global_target_tokens, segments, int(segments.sum()))
+
+
+class UnevenPairs(UnevenSamples):
+    """Two texts in each sample, of uneven length, that must not see each other, and padding behind them."""
+
+    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+        batch = super().batch(ids, global_target_tokens)
+        lengths = (batch.targets_BT != IGNORED_TARGET).sum(1, keepdim=True)
+        positions = torch.arange(LENGTH)
+        batch.segments_BT = torch.where(positions < lengths, 1 + (positions > lengths // 2).long(), 0)
+        return batch
+
+
+def samples_for(config: Config) -> UnevenSamples:
+    """Return the samples of the config's task."""
+    kinds = {"classification": UnevenTexts, "translation": UnevenPairs, "language_modelling": UnevenSamples}
+    return kinds[config.data.task]()
 
 
 def samples_of(step: int, global_batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,8 +118,8 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, world_size)]()
     strategy.prepare(model, config, context)
-    data = UnevenSamples()
-    feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches_for(config.train, layout), context)  # type: ignore[arg-type]
+    data = samples_for(config)
+    feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches_for(config.train, layout), context)
     before = whole_weights(strategy)
     clock = clock_for(context.device)
     losses, norms, local_norms, consumed = [], [], [], 0

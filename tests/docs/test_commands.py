@@ -3,8 +3,8 @@
 The commands of all pages run in one directory, page after page in reading order, as somebody would type them who reads
 it all. Two things are changed: `train` and `study` get the overrides SMALLER (a key that the command itself names is
 left alone), and `study` gets `--repeats 1`. Beside the pages' own files the directory holds what they speak of as the
-reader's: `book.txt`, `corpus/`, and `examples/`. Commands under NOT_RUN need what a test has not; what is ours of them
-is checked without running.
+reader's: `book.txt`, `corpus/`, `reviews.csv`, `pairs.src` and `.tgt`, and `examples/`. Commands under NOT_RUN need what
+a test has not; what is ours of them is checked without running.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SMALLER = {
     "model.num_heads": "2",
     "model.context_length": "32",
     "data.max_bytes": "300000",
+    "train.eval_translations": "4",
     "measure.warmup_steps": "2",
     "measure.probe_rounds": "1",
     "measure.trace_steps": "1",
@@ -60,6 +61,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "corpus").mkdir()
     for i in range(3):
         (folder / "corpus" / f"part{i}.txt").write_text(text[i * 1000 :])
+    rows = [f"{'good' if i % 2 else 'poor'} number {i * i % 97},{'pos' if i % 2 else 'neg'}" for i in range(400)]
+    (folder / "reviews.csv").write_text("\n".join(["text,label", *rows]))
+    (folder / "pairs.src").write_text("".join(f"number {i}\n" for i in range(600)))
+    (folder / "pairs.tgt").write_text("".join(f"Zahl {i}\n" for i in range(600)))
     shutil.copytree(ROOT / "examples", folder / "examples")
     return folder
 
@@ -110,7 +115,7 @@ with_commands = [page for page in pages() if commands(page)]
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_commands, ids=name)
 def test_commands_run_as_written(page: Path, desk: Path) -> None:
-    for module in ("tokenizers", "tensorboard"):
+    for module in ("tokenizers", "tensorboard", "transformers", "sacrebleu"):
         pytest.importorskip(module)
     for command in commands(page):
         if re.search(NEEDS_HOSTS, command.text):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -156,10 +156,11 @@ def preset_path(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
-def resolve(loaded: Loaded, world_size: int, vocab_size: int | None) -> Loaded:
+def resolve(loaded: Loaded, world_size: int, vocab_size: int | None, num_classes: int | None = None) -> Loaded:
     """Fill in every unset value that follows from others, with origin 'derived'.
 
-    `vocab_size` is the tokenizer's; None, before the corpus was read, leaves model.vocab_size as it is.
+    `vocab_size` is the tokenizer's and `num_classes` the data's; None, before the data was read, leaves the model's as
+    they are.
     `device.kind` stays 'auto': only the worker knows. Raises UserError when the model's vocabulary is smaller than the
     tokenizer's, or when degrees and batches do not divide (`rules.check` says that together with all other problems).
     """
@@ -168,7 +169,9 @@ def resolve(loaded: Loaded, world_size: int, vocab_size: int | None) -> Loaded:
     derived: dict[str, Any] = {
         "model.num_kv_heads": config.model.num_kv_heads or config.model.num_heads,
         "model.d_ff": config.model.d_ff or default_d_ff(config.model),
-        "model.vocab_size": _vocab_size(config.model.vocab_size, vocab_size),
+        "model.vocab_size": _vocab_size(config.model, vocab_size),
+        "model.kind": model_kind(config),
+        "model.num_classes": _num_classes(config.model.num_classes, num_classes),
         "train.micro_batch": batches_for(config.train, layout).micro_batch,
         **{f"parallel.{axis}": degree for axis, degree in layout.as_dict().items()},
         "parallel.strategy": strategy_name(config.parallel, world_size),
@@ -192,9 +195,28 @@ def default_d_ff(model: ModelConfig) -> int:
     return -(-8 * model.d_model // (3 * 64)) * 64
 
 
-def _vocab_size(given: int | None, tokenizer: int | None) -> int | None:
+def model_kind(config: Config) -> Literal["decoder", "encoder"]:
+    """Return the kind of model that the task needs, where the config names none."""
+    return config.model.kind or ("encoder" if config.data.task == "classification" else "decoder")
+
+
+def _num_classes(given: int | None, data: int | None) -> int | None:
+    if given is None or data is None:
+        return given or data
+    if given < data:
+        raise UserError(
+            f"model.num_classes={given}, but the data has {data} classes. Leave model.num_classes unset, or set it to "
+            f"at least {data}."
+        )
+    return given
+
+
+def _vocab_size(model: ModelConfig, tokenizer: int | None) -> int | None:
+    given = model.vocab_size
     if tokenizer is None:
         return given
+    if given is None and model.hf is not None:
+        return tokenizer  # its rows are what they are
     if given is None:
         return -(-tokenizer // 64) * 64
     if given < tokenizer:

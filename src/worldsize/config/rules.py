@@ -6,12 +6,14 @@ at once. `cautions` returns what is legal but seldom meant: it is said and recor
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from worldsize.config import messages
 from worldsize.config.rates import parse_rate
 from worldsize.config.schema import Config
 from worldsize.errors import UserError, unknown
+from worldsize.models.cost import is_hugging_face
 from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies
 
@@ -38,7 +40,7 @@ def cautions(config: Config) -> list[str]:
 
 def heads_divide_width(config: Config) -> str | None:
     model = config.model
-    if model.d_model % model.num_heads == 0:
+    if is_hugging_face(model) or model.d_model % model.num_heads == 0:
         return None
     below = model.d_model // model.num_heads * model.num_heads
     nearest = " or ".join(str(width) for width in (below, below + model.num_heads) if width)
@@ -96,7 +98,7 @@ def precision_fits_device(config: Config) -> str | None:
 
 
 def evaluation_has_text(config: Config) -> str | None:
-    if config.train.eval_samples == 0 or config.data.validation_fraction > 0:
+    if config.train.eval_samples == 0 or config.data.has_held_out:
         return None
     return (
         f"train.eval_samples={config.train.eval_samples} needs held-out text, but data.validation_fraction=0. "
@@ -140,6 +142,59 @@ def emulated_hosts_are_cpu(config: Config) -> str | None:
     )
 
 
+def kind_fits_task(config: Config) -> str | None:
+    kind, task = config.model.kind, config.data.task
+    if kind is None or (kind == "encoder") == (task == "classification"):
+        return None
+    needed = "encoder" if task == "classification" else "decoder"
+    return (
+        f"data.task={task} needs model.kind={needed}, but model.kind={kind}. Leave model.kind unset, or use {needed}."
+    )
+
+
+def rows_are_named(config: Config) -> str | None:
+    data = config.data
+    if data.task == "language_modelling" or data.source != "python-stdlib":
+        return None
+    return (
+        f"data.task={data.task} trains on rows, and data.source=python-stdlib has none. Give data.source=FILE (.csv, "
+        ".tsv, .jsonl, .parquet) or hub:NAME."
+    )
+
+
+def held_out_pairs_are_whole(config: Config) -> str | None:
+    data = config.data
+    if data.task != "translation" or data.validation_source is None:
+        return None
+    if (data.target_source is None) == (data.validation_target_source is None):
+        return None
+    return (
+        "data.target_source and data.validation_target_source go together: the target lines of data.source and those "
+        "of data.validation_source. Set both, or neither where the rows have a target column."
+    )
+
+
+def one_hugging_face_model(config: Config) -> str | None:
+    if config.model.hf is None or config.model.hf_config is None:
+        return None
+    return (
+        "model.hf names trained weights and model.hf_config random ones; leave one of them unset "
+        "(model.hf_config=null, or model.hf=null)."
+    )
+
+
+def translations_can_be_scored(config: Config) -> str | None:
+    """BLEU is asked for after hours of training, so sacrebleu is looked for before."""
+    if config.data.task != "translation" or config.train.eval_translations == 0 or config.train.eval_samples == 0:
+        return None
+    if importlib.util.find_spec("sacrebleu") is not None:
+        return None
+    return (
+        "BLEU and chrF of data.task=translation need the extra 'eval': pip install 'worldsize[eval]', or use "
+        "train.eval_translations=0."
+    )
+
+
 RULES: tuple[Callable[[Config], str | None], ...] = (
     heads_divide_width,
     kv_heads_divide_heads,
@@ -151,6 +206,11 @@ RULES: tuple[Callable[[Config], str | None], ...] = (
     compression_has_effect,
     link_is_a_rate,
     emulated_hosts_are_cpu,
+    kind_fits_task,
+    rows_are_named,
+    held_out_pairs_are_whole,
+    one_hugging_face_model,
+    translations_can_be_scored,
 )
 
 
@@ -164,8 +224,29 @@ def global_batch_divides(config: Config, layout: Layout) -> list[str]:
 
 def strategy_is_legal(config: Config, layout: Layout) -> list[str]:
     """Ask the strategy itself whether it can carry out the layout."""
-    strategy = strategies().get(strategy_name(config.parallel, layout.world_size))
-    return strategy.legal(config, layout) if strategy else []
+    name = strategy_name(config.parallel, layout.world_size)
+    strategy = strategies().get(name)
+    return [*strategy.legal(config, layout), *_beyond_data_parallel(config, name)] if strategy else []
+
+
+DATA_PARALLEL = ("single", "allreduce", "ddp", "fsdp", "deepspeed")
+"""Strategies whose ranks run a whole forward, and so take any model and any task."""
+
+
+def _beyond_data_parallel(config: Config, strategy: str) -> list[str]:
+    """Return why a strategy that cuts the model itself cannot take this one."""
+    if strategy in DATA_PARALLEL:
+        return []
+    what = [
+        ("a Hugging Face model", is_hugging_face(config.model)),
+        ("data.task=classification", config.data.task == "classification"),
+        ("data.packing=true", config.data.task == "translation" and config.data.packing),
+    ]
+    return [
+        f"strategy {strategy!r} does not take {name}; use parallel.strategy={', '.join(DATA_PARALLEL[1:])}"
+        for name, given in what
+        if given
+    ]
 
 
 def ranks_divide_over_hosts(config: Config, world_size: int) -> list[str]:
@@ -209,9 +290,16 @@ def link_has_effect(config: Config) -> str | None:
     return "lab.link and lab.latency_ms have no effect, as lab.hosts=1."
 
 
+def packing_has_effect(config: Config) -> str | None:
+    if not config.data.packing or config.data.task == "translation":
+        return None
+    return f"data.packing=true has no effect under data.task={config.data.task}; it is translation's."
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
     zero_stage_has_effect,
     link_has_effect,
+    packing_has_effect,
 )

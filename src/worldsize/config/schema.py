@@ -6,7 +6,7 @@ description is its help text, in `worldsize config --schema` and in the referenc
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,7 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """A decoder-only transformer. The defaults are GPT-2's family; RMSNorm + rotary + SwiGLU + grouped queries is Llama's."""
+    """A transformer. The defaults are GPT-2's family; RMSNorm + rotary + SwiGLU + grouped queries is Llama's."""
 
     num_layers: int = Field(4, ge=1, description="transformer blocks")
     d_model: int = Field(128, ge=1, description="width of the residual stream")
@@ -45,28 +45,81 @@ class ModelConfig(Section):
     bias: bool = Field(True, description="biases in linear layers and layer norms")
     tied_head: bool = Field(True, description="output head shares the token embedding's weights")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability during training")
+    token_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of an encoder's input tokens that are hidden during training"
+    )
+    pooling: Literal["mean", "cls"] = Field(
+        "mean", description="what an encoder's class is read from: the mean over real tokens, or a token put in front"
+    )
+    num_classes: int | None = Field(None, ge=2, description="classes of an encoder; unset = as many as the data has")
+    kind: Literal["decoder", "encoder"] | None = Field(
+        None,
+        description="decoder: each token from those before it; encoder: one class a text, attention both ways; unset = what data.task needs",
+    )
+    hf: str | None = Field(
+        None,
+        description="a Hugging Face model's folder or hub name, trained from its weights on; keys of this section's sizes then have no effect (extra hf)",
+    )
+    hf_config: dict[str, Any] | None = Field(
+        None,
+        description="a Hugging Face model by its config, such as {model_type: llama, hidden_size: 256}, from random weights (extra hf)",
+    )
 
 
 class DataConfig(Section):
-    """Where text comes from and how it becomes tokens."""
+    """Where text comes from, what is learned from it and how it becomes tokens."""
 
     source: str = Field(
         "python-stdlib",
-        description="'python-stdlib', a path (text file, folder, .gz, .xz) or 'hub:NAME[:CONFIG]' (extra hf)",
+        description="'python-stdlib', a path (text file, folder, .gz, .xz) or 'hub:NAME[:CONFIG]' (extra hf); of the other tasks rows: .csv, .tsv, .jsonl, .parquet, 'hub:NAME[:CONFIG][@SPLIT]', or a text file with a row a line",
+    )
+    task: Literal["language_modelling", "classification", "translation"] = Field(
+        "language_modelling",
+        description="language_modelling: running text; classification: rows of text and label; translation: rows of source and target text",
+    )
+    target_source: str | None = Field(
+        None, description="translation: a text file whose line i translates line i of data.source"
+    )
+    validation_source: str | None = Field(
+        None, description="held-out rows; unset = validation_fraction of data.source, at its end"
+    )
+    validation_target_source: str | None = Field(
+        None, description="translation: the lines that translate those of data.validation_source"
     )
     tokenizer: str = Field(
         "bytes",
         description="'bytes', 'bpe:SIZE' (trained on the corpus, extra hf), or a Hugging Face tokenizer's folder, file or hub name",
     )
-    text_column: str = Field("text", description="column of a hub data set that holds the text")
+    text_column: str = Field(
+        "text",
+        description="column that holds the text, for translation the source's; several, with commas between, are joined by a space; whole numbers count a .csv's columns from 0 and say that it has no header",
+    )
+    validation_text_column: str | None = Field(
+        None, description="the same in data.validation_source; unset = as data.text_column"
+    )
+    label_column: str = Field("label", description="classification: column that holds the class")
+    target_column: str = Field("target", description="translation: column that holds the target text")
+    packing: bool = Field(
+        False,
+        description="translation: put as many pairs into one sample as the context holds; none of them sees another",
+    )
     max_bytes: int | None = Field(None, ge=1, description="use only this much of the corpus; unset = all of it")
     validation_fraction: float = Field(
-        0.05, ge=0, lt=1, description="share of the corpus, at its end, held out for evaluation"
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the corpus, at its end, held out for evaluation (without a data.validation_source)",
     )
     cache_dir: str | None = Field(
         None, description="where tokenized corpora are kept; unset = $XDG_CACHE_HOME/worldsize or ~/.cache/worldsize"
     )
     num_workers: int | None = Field(None, ge=1, description="processes that tokenize; unset = one a core")
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether a part of the data is held out for evaluation."""
+        rows = self.task != "language_modelling" and self.validation_source is not None
+        return rows or self.validation_fraction > 0
 
 
 class TrainConfig(Section):
@@ -100,6 +153,13 @@ class TrainConfig(Section):
     )
     eval_samples: int = Field(
         64, ge=0, description="held-out samples in one evaluation, spread over the ranks; 0 = never evaluate"
+    )
+    eval_translations: int = Field(
+        200, ge=0, description="translation: held-out rows translated after training, for BLEU and chrF; 0 = none"
+    )
+    eval_beams: int = Field(1, ge=1, description="translation: hypotheses that decoding keeps; 1 = greedy")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a target's probability that is spread over all classes, in training only"
     )
     checksum_every_steps: int = Field(
         25, ge=1, description="compare a checksum of the weights across replicas every so many steps"

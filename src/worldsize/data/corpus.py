@@ -54,14 +54,14 @@ def open_corpus(data: DataConfig) -> Corpus:
         return hub_corpus(data)
     path = Path(data.source).expanduser()
     if not path.exists():
-        raise _missing(data.source, path)
+        raise missing(data.source, path)
     if is_saved_dataset(path):
         return saved_corpus(path, data)
     files = _files_below(path) if path.is_dir() else [path]
     return _file_corpus(files, data.max_bytes, data.source)
 
 
-def _missing(source: str, path: Path) -> UserError:
+def missing(source: str, path: Path) -> UserError:
     """Return the error for a path that does not exist, with the nearest name where the path first goes wrong."""
     parent, name = path.parent, path.name
     while not parent.is_dir() and parent != parent.parent:
@@ -103,7 +103,7 @@ def _file_corpus(files: Sequence[Path], max_bytes: int | None, source: str) -> F
     digest = hashlib.sha256()
     num_bytes = 0
     for file in files:
-        with _reading(file), open(file, "rb") as stream:
+        with reading(file), open(file, "rb") as stream:
             digest.update(file.suffix.encode() if file.suffix in (".gz", ".xz") else b"text")
             digest.update(hashlib.file_digest(stream, "sha256").digest())
             num_bytes += stream.tell()
@@ -135,7 +135,7 @@ def _standard_library(max_bytes: int | None) -> FileCorpus:
 
 def _is_utf8(file: Path) -> bool:
     try:
-        with _reading(file):
+        with reading(file):
             file.read_bytes().decode()
     except UnicodeDecodeError:
         return False
@@ -143,7 +143,7 @@ def _is_utf8(file: Path) -> bool:
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def reading(file: Path) -> Iterator[None]:
     """Turn what can go wrong while reading `file` into a UserError."""
     try:
         yield
@@ -156,8 +156,8 @@ def _reading(file: Path) -> Iterator[None]:
 def _texts(file: Path) -> Iterator[tuple[str, int]]:
     """Yield a file's text in pieces, with how far into the stored file each one ends."""
     position = 0
-    with _reading(file), open(file, "rb") as stored:
-        for piece in cut(_decompressed(file, stored)):
+    with reading(file), open(file, "rb") as stored:
+        for piece in cut(decompressed(file, stored)):
             try:
                 text = piece.decode()
             except UnicodeDecodeError as error:
@@ -169,7 +169,7 @@ def _texts(file: Path) -> Iterator[tuple[str, int]]:
             position += len(piece)
 
 
-def _decompressed(file: Path, stored: BinaryIO) -> BinaryIO:
+def decompressed(file: Path, stored: BinaryIO) -> BinaryIO:
     if file.suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=stored))
     return cast(BinaryIO, lzma.LZMAFile(stored)) if file.suffix == ".xz" else stored

@@ -12,6 +12,7 @@ import numpy as np
 
 from worldsize.data.batch import Batch
 from worldsize.data.token_file import TokenFile
+from worldsize.data.tokenizer import Tokenizer, load_tokenizer
 from worldsize.errors import UserError
 
 
@@ -25,6 +26,7 @@ class LanguageModelling:
         first, last = (0, token_file.num_train_tokens)
         if split == "validation":
             first, last = last, token_file.num_tokens
+        self._token_file = token_file
         self.context_length = context_length
         self.num_samples = max(0, (last - first - 1) // context_length)
         if self.num_samples == 0:
@@ -32,6 +34,20 @@ class LanguageModelling:
         tokens = token_file.tokens()[first:last]
         # Row i is sample i: overlapping views of the file, nothing is read yet.
         self._samples = np.lib.stride_tricks.sliding_window_view(tokens, context_length + 1)[::context_length]
+
+    @property
+    def text_lengths(self) -> None:
+        """Every sample fills the context."""
+        return None
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that made the tokens."""
+        return load_tokenizer(self._token_file)
+
+    def target_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return the target tokens of the samples `ids`, one after the other."""
+        targets: np.ndarray = self._samples[ids, 1:].ravel()
+        return targets
 
     def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
         """Return the samples `ids` as one micro batch of int64 tensors on the CPU."""

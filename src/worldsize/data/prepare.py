@@ -109,7 +109,7 @@ def _spot_digest(path: Path) -> str:
 
 def _make(path: Path, corpus: Corpus, tokenizer: Tokenizer, data: DataConfig, report: OnProgress) -> _Description:
     """Tokenize the corpus into `path` and describe it. The caller holds the lock."""
-    dtype = _smallest_dtype(tokenizer.vocab_size)
+    dtype = smallest_dtype(tokenizer.vocab_size)
     digest = hashlib.sha256(dtype.str.encode())
     num_tokens = 0
     work = _tokens(corpus, tokenizer, data.num_workers or _num_cores())
@@ -147,7 +147,7 @@ def _tokens(corpus: Corpus, tokenizer: Tokenizer, num_workers: int) -> Generator
     return tokenize_in_processes(tokenizer, work, num_workers)
 
 
-def _smallest_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
+def smallest_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     bits = 8 if vocab_size <= 2**8 else 16 if vocab_size <= 2**16 else 32
     return np.dtype(f"<u{bits // 8}")
 

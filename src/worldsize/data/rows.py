@@ -46,33 +46,45 @@ def is_saved_dataset(path: Path) -> bool:
 
 def hub_corpus(data: DataConfig) -> RowCorpus:
     """Return the training split of 'hub:NAME[:CONFIG]'. Raises UserError when it cannot be had."""
-    name, _, config = data.source.removeprefix("hub:").partition(":")
+    return _row_corpus(open_hub_split(data.source), data)
+
+
+def open_hub_split(source: str) -> Any:
+    """Return the split of 'hub:NAME[:CONFIG][@SPLIT]', 'train' if none is named. Raises UserError without it."""
+    whole, _, split = source.removeprefix("hub:").partition("@")
+    name, _, config = whole.partition(":")
     if not name:
-        raise UserError(f"data.source={data.source!r} names no data set. Write hub:NAME or hub:NAME:CONFIG.")
+        raise UserError(f"data.source={source!r} names no data set. Write hub:NAME or hub:NAME:CONFIG.")
     datasets = _datasets()
     offline_when_unreachable(datasets.config)
     try:
-        rows = datasets.load_dataset(name, config or None, split="train")
+        return datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as error:  # every library below raises its own kind
         raise UserError(
-            f"data.source={data.source!r}: the data set could not be loaded ({first_line(error)}). Check the name "
+            f"data.source={source!r}: the data set could not be loaded ({first_line(error)}). Check the name "
             "(hub:NAME or hub:NAME:CONFIG) and the connection, or give a local folder made by save_to_disk."
         ) from error
-    return _row_corpus(rows, data)
 
 
 def saved_corpus(path: Path, data: DataConfig) -> RowCorpus:
     """Return the data set, or its training split, that `save_to_disk` wrote to `path`."""
+    return _row_corpus(open_saved_split(path, None), data)
+
+
+def open_saved_split(path: Path, split: str | None) -> Any:
+    """Return the data set that `save_to_disk` wrote to `path`; of one with splits `split`, or 'train'."""
     datasets = _datasets()
     try:
         rows = datasets.load_from_disk(str(path))
     except Exception as error:  # every library below raises its own kind
         raise UserError(f"{path} could not be read as a saved data set ({first_line(error)}).") from error
-    if isinstance(rows, dict):
-        if "train" not in rows:
-            raise UserError(f"{path} has no split 'train' (it has {', '.join(rows)}). Give one split's own folder.")
-        rows = rows["train"]
-    return _row_corpus(rows, data)
+    if not isinstance(rows, dict):
+        return rows
+    if (split or "train") not in rows:
+        raise UserError(
+            f"{path} has no split {split or 'train'!r} (it has {', '.join(rows)}). Give one split's own folder."
+        )
+    return rows[split or "train"]
 
 
 def _datasets() -> Any:

@@ -131,10 +131,15 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
 
 def load_tokenizer(token_file: TokenFile) -> Tokenizer:
     """Return the tokenizer that made `token_file`, from the copy beside it."""
-    if token_file.tokenizer == "bytes":
+    return read_tokenizer(token_file.tokenizer, token_file.path)
+
+
+def read_tokenizer(spec: str, path: Path) -> Tokenizer:
+    """Return the tokenizer `spec`, from the copy beside the token file at `path`."""
+    if spec == "bytes":
         return ByteTokenizer()
-    saved = json.loads(saved_path(token_file.path).read_text())
-    return FastTokenizer(token_file.tokenizer, saved["tokenizer_json"], saved["end_of_text"])
+    saved = json.loads(saved_path(path).read_text())
+    return FastTokenizer(spec, saved["tokenizer_json"], saved["end_of_text"])
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

@@ -20,7 +20,7 @@ from worldsize.checkpoint_folder import begin, next_command
 from worldsize.config.load import Loaded, resolve
 from worldsize.config.rules import check
 from worldsize.config.schema import Config
-from worldsize.data.prepare import prepare
+from worldsize.data.task import prepare_task
 from worldsize.errors import RunError, UserError
 from worldsize.launch.lab import Place, emulated
 from worldsize.launch.pinning import is_for_cpu
@@ -127,11 +127,11 @@ def _places(config: Config, world_size: int) -> Iterator[list[Place]]:
 def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
     """Check the config, prepare its data and fill in what follows from both."""
     check(loaded.config, world_size)
-    token_file = prepare(
+    data = prepare_task(
         loaded.config.data,
         on_progress=lambda share, what: say(Progress("preparing", round(share * 100), 100, note=what)),
     )
-    return resolve(loaded, world_size, token_file.vocab_size)
+    return resolve(loaded, world_size, data.vocab_size, data.num_classes)
 
 
 def _run_ranks(

@@ -41,9 +41,9 @@ def step_times_s(rows_by_rank: Rows) -> list[float]:
 
 
 def losses(rows_by_rank: Rows) -> list[float]:
-    """Return each step's loss: sum over all ranks' target tokens / their count."""
+    """Return each step's loss: sum over all ranks' targets / their count."""
     return [
-        sum(row.loss_sum for row in step) / sum(row.num_tokens for row in step)
+        sum(row.loss_sum for row in step) / sum(row.targets for row in step)
         for step in zip(*rows_by_rank.values(), strict=True)
     ]
 

@@ -1,15 +1,17 @@
-"""What a decoder costs, from its configuration alone: parameters, FLOP, bytes. Torch-free.
+"""What a model costs, from its configuration alone: parameters, FLOP, bytes. Torch-free.
 
 Letters: B samples, T positions (the context length), C width of the residual stream, H query heads, G key/value heads,
 D width of a head (C = H·D), F width of the feed-forward layer, V rows of the vocabulary, L blocks.
 
-Every function takes a resolved ModelConfig: `num_kv_heads`, `d_ff` and `vocab_size` are set.
+Every function takes a resolved ModelConfig: `num_kv_heads`, `d_ff` and `vocab_size` are set. Of a Hugging Face model
+only its own code knows the shapes: `describe` and the counts of FLOP then build it on torch's meta device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from worldsize.config.schema import ModelConfig
@@ -82,9 +84,23 @@ def parameter_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes |= _linear(f"{prefix}.feed_forward.up", width, sum(_up_sizes(model)), model.bias)
         shapes |= _linear(f"{prefix}.feed_forward.down", dims.d_ff, width, model.bias)
     shapes |= _norm("final_norm", model)
+    if model.kind == "encoder":
+        return shapes | _linear("head", width, num_classes(model), bias=True)
     if not model.tied_head:
         shapes["head.weight"] = (dims.vocab_size, width)
     return shapes
+
+
+def num_classes(model: ModelConfig) -> int:
+    """Return an encoder's classes. Raises ValueError when the config is not resolved."""
+    if model.num_classes is None:
+        raise ValueError("not a resolved model: num_classes is unset")
+    return model.num_classes
+
+
+def is_hugging_face(model: ModelConfig) -> bool:
+    """Return whether the model is Hugging Face's code rather than ours."""
+    return model.hf is not None or model.hf_config is not None
 
 
 def block_prefixes(model: ModelConfig) -> tuple[str, ...]:
@@ -113,17 +129,25 @@ def num_parameters(model: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in parameter_shapes(model).values())
 
 
-def forward_flop_per_sample(model: ModelConfig, *, causal: bool) -> float:
-    """Return the matmul FLOP of one sample of `context_length` tokens going forward: 2·m·n·k a product.
+def forward_flop_per_sample(model: ModelConfig, *, causal: bool, length: int | None = None) -> float:
+    """Return the matmul FLOP of one text of `length` tokens, `context_length` if unset, going forward: 2·m·n·k a
+    product.
 
-    `causal=True` counts only the T(T+1)/2 scores that a causal mask leaves; `causal=False` counts all T². Norms,
-    softmax, activations and lookups are not counted, as is usual (Narayanan et al. 2021, arXiv:2104.04473, appendix).
+    `causal=True` counts only the T(T+1)/2 scores that a causal mask leaves; `causal=False`, and an encoder always,
+    counts all T². Norms, softmax, activations and lookups are not counted, as is usual (Narayanan et al. 2021,
+    arXiv:2104.04473, appendix).
     """
+    if is_hugging_face(model):
+        from worldsize.models.hugging_face import forward_flop
+
+        return forward_flop(model, length or model.context_length, causal=causal and model.kind != "encoder")
     dims = dims_of(model)
-    length, width = dims.context_length, dims.d_model
-    num_scores = length * (length + 1) / 2 if causal else length**2
+    length, width = length or dims.context_length, dims.d_model
+    is_encoder = model.kind == "encoder"
+    num_scores = length * (length + 1) / 2 if causal and not is_encoder else length**2
     weights_per_block = width * (sum(dims.qkv_sizes) + width + sum(_up_sizes(model)) + dims.d_ff)
-    linear = 2 * length * (dims.num_layers * weights_per_block + width * dims.vocab_size)
+    head = width * num_classes(model) if is_encoder else length * width * dims.vocab_size
+    linear = 2 * (length * dims.num_layers * weights_per_block + head)
     attention = dims.num_layers * 2 * (2 * num_scores * width)  # scores = q·k, output = scores·v
     return float(linear + attention)
 
@@ -149,13 +173,16 @@ def forward_flop_by_part(model: ModelConfig) -> PartCosts:
     return PartCosts(before=embedding, block=blocks / dims.num_layers, after=head)
 
 
-def flop_per_token(model: ModelConfig, *, causal: bool = True) -> float:
+def flop_per_token(model: ModelConfig, *, causal: bool = True, lengths: Iterable[int] | None = None) -> float:
     """Return the model FLOP of training on one token, averaged over the context: forward plus backward, 3 × forward.
 
     Each forward product has two in backward (one for the input's gradient, one for the weight's or the other
-    operand's). What a kernel recomputes is not counted.
+    operand's). What a kernel recomputes is not counted. `lengths` are those of the texts trained on, where they do not
+    fill the context: the average is then over their tokens, and padding costs nothing.
     """
-    return 3 * forward_flop_per_sample(model, causal=causal) / model.context_length
+    counts = Counter(lengths) if lengths is not None else {model.context_length: 1}
+    flop = sum(forward_flop_per_sample(model, causal=causal, length=n) * count for n, count in counts.items())
+    return 3 * flop / sum(n * count for n, count in counts.items())
 
 
 def activation_bytes(model: ModelConfig, micro_batch: int, *, precision: str = "fp32") -> int:
@@ -176,7 +203,7 @@ def activation_bytes(model: ModelConfig, micro_batch: int, *, precision: str = "
     up = 4 * dims.d_ff if model.activation == "swiglu" else 2 * dims.d_ff
     norm = (2 if model.norm == "rmsnorm" else 1) * dims.d_model * wide
     block = 2 * norm + (3 * dims.d_model + sum(dims.qkv_sizes) + rotated + up) * narrow
-    end = norm + dims.d_model * narrow + dims.vocab_size * wide
+    end = norm + (0 if model.kind == "encoder" else dims.d_model * narrow + dims.vocab_size * wide)
     matrices = sum(math.prod(shape) for shape in _matmul_shapes(model)) if half else 0
     return num_tokens * (dims.num_layers * block + end) + matrices * narrow
 
@@ -184,9 +211,9 @@ def activation_bytes(model: ModelConfig, micro_batch: int, *, precision: str = "
 def _matmul_shapes(model: ModelConfig) -> list[tuple[int, ...]]:
     """Shapes of the weights that enter a matmul: all matrices but the lookups, a tied head included."""
     shapes = parameter_shapes(model)
-    lookups = (
-        ("position_embedding.weight",) if model.tied_head else ("position_embedding.weight", "token_embedding.weight")
-    )
+    lookups = ["position_embedding.weight"]
+    if not model.tied_head or model.kind == "encoder":
+        lookups.append("token_embedding.weight")
     return [shape for name, shape in shapes.items() if len(shape) == 2 and name not in lookups]
 
 
@@ -230,6 +257,10 @@ class ModelDescription:
 
 def describe(model: ModelConfig) -> ModelDescription:
     """Return what a strategy needs to know of the model."""
+    if is_hugging_face(model):
+        from worldsize.models.hugging_face import describe as describe_hugging_face
+
+        return describe_hugging_face(model)
     return ModelDescription(
         num_layers=model.num_layers,
         parameter_shapes=parameter_shapes(model),

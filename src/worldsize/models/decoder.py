@@ -29,6 +29,7 @@ from worldsize.config.schema import ModelConfig
 from worldsize.models.cost import dims_of
 from worldsize.models.init import initialise
 from worldsize.models.linear import Linear, linear
+from worldsize.models.segments import own_past, own_positions
 
 
 def build(model: ModelConfig, seed: int, device: torch.device | str) -> Decoder:
@@ -57,27 +58,33 @@ class Decoder(nn.Module):
         self.final_norm = make_norm(model)
         self.head = None if model.tied_head else Linear(dims.d_model, dims.vocab_size, bias=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Return logits_BTV. Raises ValueError for more positions than the context holds."""
-        return self.logits(self.through(self.blocks, self.embed(tokens_BT)))
+    def forward(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+        """Return logits_BTV. Where `segments_BT` numbers the texts of a sample, each sees itself alone.
 
-    def embed(self, tokens_BT: Tensor) -> Tensor:
+        Raises ValueError for more positions than the context holds.
+        """
+        mask = None if segments_BT is None else own_past(segments_BT)
+        return self.logits(self.through(self.blocks, self.embed(tokens_BT, segments_BT), mask))
+
+    def embed(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
         """Return the residual stream x_BTC before the first block."""
         length = tokens_BT.shape[1]
         if length > self.context_length:
             raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
         x_BTC = self.token_embedding(tokens_BT)
         if self.position_embedding is not None:
-            x_BTC = x_BTC + self.position_embedding(torch.arange(length, device=tokens_BT.device))
+            each_T = torch.arange(length, device=tokens_BT.device)
+            positions = each_T if segments_BT is None else own_positions(segments_BT)
+            x_BTC = x_BTC + self.position_embedding(positions)
         return F.dropout(x_BTC, self.dropout, self.training)
 
-    def through(self, blocks: Iterable[nn.Module], x_BTC: Tensor) -> Tensor:
+    def through(self, blocks: Iterable[nn.Module], x_BTC: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the residual stream after some of the blocks, which follow each other."""
         rotation = None
-        if self.rotary:
+        if self.rotary:  # relative, so that texts in one sample need no positions of their own
             rotation = rotation_angles(self.context_length, self.d_head, self.rope_theta, x_BTC.device)
         for block in blocks:
-            x_BTC = block(x_BTC, rotation)
+            x_BTC = block(x_BTC, rotation, mask)
         return x_BTC
 
     def logits(self, x_BTC: Tensor) -> Tensor:
@@ -97,15 +104,16 @@ class Block(nn.Module):
         self.feed_forward_norm = make_norm(model)
         self.feed_forward = GatedFeedForward(model) if model.activation == "swiglu" else FeedForward(model)
 
-    def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
-        attended_BTC = self.attention(self.attention_norm(x_BTC), rotation)
+    def forward(self, x_BTC: Tensor, rotation: Rotation | None, mask: Tensor | None = None) -> Tensor:
+        attended_BTC = self.attention(self.attention_norm(x_BTC), rotation, mask)
         x_BTC = x_BTC + F.dropout(attended_BTC, self.dropout, self.training)
         fed_BTC = self.feed_forward(self.feed_forward_norm(x_BTC))
         return x_BTC + F.dropout(fed_BTC, self.dropout, self.training)
 
 
 class Attention(nn.Module):
-    """Causal self-attention; G < H groups of queries share their keys and values (Ainslie et al. 2023)."""
+    """Self-attention, causal unless a mask says who sees whom; G < H groups of queries share their keys and values
+    (Ainslie et al. 2023)."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -114,8 +122,9 @@ class Attention(nn.Module):
         self.core = AttentionCore(model)
         self.out = Linear(dims.d_model, dims.d_model, bias=model.bias)
 
-    def forward(self, x_BTC: Tensor, rotation: Rotation | None) -> Tensor:
-        out_BTC: Tensor = self.out(self.core(self.qkv(x_BTC), rotation))
+    def forward(self, x_BTC: Tensor, rotation: Rotation | None, mask: Tensor | None = None) -> Tensor:
+        """`mask`: True where a query (second to last dimension) sees a key (last), to be broadcast to (B, H, T, T)."""
+        out_BTC: Tensor = self.out(self.core(self.qkv(x_BTC), rotation, mask))
         return out_BTC
 
 
@@ -129,7 +138,7 @@ class AttentionCore(nn.Module):
         self.queries_per_key = dims.num_heads // dims.num_kv_heads
         self.dropout = model.dropout
 
-    def forward(self, qkv_BTO: Tensor, rotation: Rotation | None) -> Tensor:
+    def forward(self, qkv_BTO: Tensor, rotation: Rotation | None, mask: Tensor | None = None) -> Tensor:
         """Return the values that each position attends to, (B, T, H·D), from its fused queries, keys and values."""
         qkv_BTHD = torch.unflatten(qkv_BTO, -1, (-1, self.d_head))
         num_kv_heads = qkv_BTHD.shape[2] // (self.queries_per_key + 2)
@@ -142,7 +151,8 @@ class AttentionCore(nn.Module):
             k_BTGD.transpose(1, 2),
             v_BTGD.transpose(1, 2),
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
+            attn_mask=mask,
+            is_causal=mask is None,
             enable_gqa=self.queries_per_key > 1,
         )
         return out_BHTD.transpose(1, 2).flatten(2)

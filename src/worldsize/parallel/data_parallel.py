@@ -22,6 +22,10 @@ class HoldsReplica:
     def evaluate(self, batch: Batch) -> Tensor:
         return self.replica.evaluate(batch)
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the model's logits of one micro batch, without gradients: what a class is read from."""
+        return self.replica.logits(batch)
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         return self.replica.full_parameters()
 

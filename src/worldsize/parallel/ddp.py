@@ -61,6 +61,7 @@ class DistributedDataParallel(HoldsReplica):
             bucket_cap_mb=config.parallel.bucket_mib,
             gradient_as_bucket_view=True,
             init_sync=False,
+            broadcast_buffers=False,  # a transformer's buffers are constants, such as rotary frequencies
         )
         # A lambda, since DDP reads a hook's annotations and does not take them as strings.
         self.ddp.register_comm_hook(None, lambda state, bucket: self._exchange_bucket(bucket))

@@ -122,13 +122,22 @@ class FullyShardedDataParallel(HoldsReplica):
             self.root.set_reshard_after_backward(is_last)
 
     def evaluate(self, batch: Batch) -> Tensor:
+        loss_sum = super().evaluate(batch)
+        self._give_back()
+        return loss_sum
+
+    def logits(self, batch: Batch) -> Tensor:
+        logits = super().logits(batch)
+        self._give_back()
+        return logits
+
+    def _give_back(self) -> None:
+        """Drop the weights that a forward without backward leaves gathered."""
         from torch.distributed.fsdp import FSDPModule
 
-        loss_sum = super().evaluate(batch)
         for module in self.replica.model.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # a forward without backward leaves some units gathered
-        return loss_sum
+                module.reshard()
 
 
 def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: DeviceMesh) -> FSDPModule:

@@ -67,6 +67,10 @@ class Strategy(Protocol):
         """Return the sum of the loss over one micro batch's target tokens, without gradients."""
         ...
 
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of one micro batch, without gradients, in fp32: what a classifier's evaluation needs."""
+        ...
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter's name and its whole tensor, in an order that all ranks share.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from worldsize.report import labels
+from worldsize.report.cells import classified
 from worldsize.report.method import setting
 from worldsize.report.numbers import count, in_words, show
 from worldsize.study.records import CellResult, StudyResult
@@ -45,7 +46,7 @@ def step_time(result: StudyResult) -> str:
 
 def throughput(result: StudyResult) -> str:
     return (
-        f"Target tokens per second of all devices together, {_subject(result)}. Dots, ticks and bands as for step "
+        f"Tokens per second of all devices together, {_subject(result)}. Dots, ticks and bands as for step "
         f"time: "
         f"repeats, median, 95 % interval.{_marks(result)}"
     )
@@ -191,6 +192,17 @@ def laws(result: StudyResult) -> str:
     )
 
 
+def confusion(result: StudyResult) -> str:
+    cell = classified(result)
+    assert cell is not None
+    assert cell.held_out is not None
+    rows = sum(map(sum, cell.held_out.confusion))
+    return (
+        f"Which class the held-out texts of each class are taken for, {labels.describe(cell)}: {rows:,} texts over all "
+        "repeats. A line sums to 100 %."
+    )
+
+
 def alt(result: StudyResult, key: str) -> str:
     """Return what a figure shows, read out where it cannot be seen: its title and the numbers in it."""
     picks = {
@@ -201,8 +213,19 @@ def alt(result: StudyResult, key: str) -> str:
         "loss_by_step": lambda cell: cell.losses and f"last loss {show(cell.losses[-1], 4)}",
         "loss_by_time": lambda cell: cell.losses and f"last loss {show(cell.losses[-1], 4)}",
     }
+    if key == "confusion":
+        return _confused(result)
     pick = picks.get(key)
     if pick is None:
         return "The numbers stand in the table of the same name."
     said = [f"{labels.describe(cell)}: {pick(cell) or 'not known'}" for cell in result.cells]
     return "; ".join(said)
+
+
+def _confused(result: StudyResult) -> str:
+    """Return each class's own share: the diagonal of the matrix."""
+    cell = classified(result)
+    assert cell is not None
+    assert cell.held_out is not None
+    lines = zip(cell.held_out.labels, cell.held_out.confusion, strict=True)
+    return "; ".join(f"{name}: {100 * line[i] / max(sum(line), 1):.1f} % found" for i, (name, line) in enumerate(lines))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worldsize.report import captions
+from worldsize.report.cells import classified
 from worldsize.report.document import Numbers, Plate
 from worldsize.report.figures.training import has_losses
 from worldsize.report.runs import RunFolders
@@ -72,6 +73,10 @@ def _has_laws(result: StudyResult, _runs: RunFolders) -> bool:
     return result.fits is not None and result.fits.best is not None
 
 
+def _has_classes(result: StudyResult, _runs: RunFolders) -> bool:
+    return classified(result) is not None
+
+
 DRAWINGS = (
     Drawing("speedup", "Speedup", _has_speedup),
     Drawing("efficiency", "Efficiency", lambda result, _runs: _several(result)),
@@ -87,6 +92,7 @@ DRAWINGS = (
     Drawing("rank_phases", "Phases by rank", _has_ranks, "ranks"),
     Drawing("loss_by_step", "Loss by step", _has_losses),
     Drawing("loss_by_time", "Loss by time", _has_losses),
+    Drawing("confusion", "Confusion matrix", _has_classes),
     Drawing("laws", "Scaling laws", _has_laws),
 )
 

@@ -28,6 +28,32 @@ def lost_time(result: StudyResult) -> Table | None:
     return Table("Time lost against the ideal step: its parts sum to 'lost'; a negative part was won back.", columns)
 
 
+def held_out(result: StudyResult) -> Table | None:
+    """Quality on held-out data after training; None where no cell was evaluated."""
+    cells = [cell for cell in result.cells if cell.held_out]
+    if not cells:
+        return None
+    because = unless_run("it was not evaluated")
+    columns = identity(result, cells)
+    for key, title, unit in _HELD_OUT:
+        if any(getattr(cell.held_out, key) for cell in cells):
+            columns.append(column(cells, key, title, _of("held_out", key), unit, because))
+    signatures = list(dict.fromkeys(s for cell in cells if cell.held_out for s in cell.held_out.signatures))
+    scored = f" By sacrebleu: {'; '.join(signatures)}." if signatures else ""
+    return Table(f"Quality on held-out data after the last step: medians over repeats.{scored}", columns)
+
+
+_HELD_OUT = (
+    ("loss", "held-out loss", Unit(1, "nats")),
+    ("perplexity", "perplexity", Unit(1, "")),
+    ("bits_per_byte", "bits per byte", Unit(1, "bits/byte")),
+    ("accuracy", "accuracy", PERCENT),
+    ("macro_f1", "macro F1", PERCENT),
+    ("bleu", "BLEU", Unit(1, "")),
+    ("chrf", "chrF", Unit(1, "")),
+)
+
+
 def training(result: StudyResult) -> Table | None:
     """Time to the study's target loss and the noise of the gradient; None where neither is known of any cell."""
     cells = [cell for cell in result.cells if cell.step_time_s]

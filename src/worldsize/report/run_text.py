@@ -12,6 +12,7 @@ def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) 
     lines = [
         ("run", _what_ran(record, result)),
         ("loss", f"{result.losses[0]:.4f} → {result.losses[-1]:.4f} in {result.num_steps} steps{_held_out(result)}"),
+        *_quality(result),
         ("step time", f"{_interval_ms(result.step_time_s)}, {result.tokens_per_s:,.0f} tokens/s over all devices"),
         ("phases", ", ".join(_phases(result))),
         ("arithmetic", _arithmetic(record, result)),
@@ -44,6 +45,27 @@ def _what_ran(record: RunRecord, result: RunResult) -> str:
 
 def _held_out(result: RunResult) -> str:
     return f", {result.evaluations[-1].loss:.4f} on held-out text" if result.evaluations else ""
+
+
+def _quality(result: RunResult) -> list[tuple[str, str]]:
+    """Return what the last evaluation says beside the loss."""
+    if not result.evaluations:
+        return []
+    last, said = result.evaluations[-1], []
+    if last.classification is not None:
+        quality = last.classification
+        said.append(f"accuracy {1e2 * quality.accuracy:.2f} %, macro F1 {1e2 * quality.macro_f1:.2f} %")
+    if last.perplexity is not None:
+        said.append(f"perplexity {last.perplexity:.4g}")
+    if last.bits_per_byte is not None:
+        said.append(f"{last.bits_per_byte:.4f} bits per byte")
+    if last.translation is not None:
+        scores = last.translation
+        said.append(
+            f"BLEU {scores.bleu:.2f} ({scores.bleu_signature}), chrF {scores.chrf:.2f} ({scores.chrf_signature}) on "
+            f"{scores.num_sentences:,} sentences"
+        )
+    return [("quality", ", ".join(said) + " on held-out data")]
 
 
 def _interval_ms(value: Measured) -> str:

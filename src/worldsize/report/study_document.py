@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worldsize.report import labels, law_tables, machine, plates, remedy_table, tables, what_if_table
+from worldsize.report import (
+    labels,
+    law_tables,
+    machine,
+    plates,
+    quality_tables,
+    remedy_table,
+    tables,
+    what_if_table,
+)
 from worldsize.report.document import (
     Block,
     Code,
@@ -26,6 +35,7 @@ from worldsize.report.numbers import count
 from worldsize.report.runs import RunFolders
 from worldsize.study.records import StudyResult
 
+OWN_SECTION = ("laws", "confusion")
 NOTHING_NAMED = "The study names none."
 
 
@@ -40,6 +50,7 @@ def study_document(result: StudyResult, folder: Path | None) -> Document:
         _remedies(result, numbers),
         _what_would_happen(result, numbers),
         _evidence(result, runs, numbers),
+        _quality(result, runs, numbers),
         _laws(result, runs, numbers),
     ]
     return Document(
@@ -92,11 +103,26 @@ def _evidence(result: StudyResult, runs: RunFolders, numbers: Numbers) -> Sectio
     found = tables.tables(result)
     blocks: list[Block] = [Lines(result.verdict.evidence)] if result.verdict.evidence else []
     blocks += [numbers.sheet(table) for table in found[:1]]
-    keys = [drawing.key for drawing in plates.DRAWINGS if drawing.key != "laws"]
+    keys = [drawing.key for drawing in plates.DRAWINGS if drawing.key not in OWN_SECTION]
     drawn = plates.plates(result, runs, numbers, keys)
     blocks += [Plates(drawn)] if drawn else [Words("The study holds no cell.", muted=True)]
     blocks += [numbers.sheet(table) for table in found[1:]]
     return Section("evidence", "Evidence", blocks)
+
+
+def _quality(result: StudyResult, runs: RunFolders, numbers: Numbers) -> Section | None:
+    """Return how good the models became on held-out data, beside how fast they trained."""
+    table = quality_tables.held_out(result)
+    if table is None:
+        return None
+    blocks: list[Block] = [numbers.sheet(table)]
+    drawn = plates.plates(result, runs, numbers, ["confusion"])
+    blocks += [Plates(drawn)] if drawn else []
+    examples = next((cell.held_out.examples for cell in result.cells if cell.held_out and cell.held_out.examples), [])
+    if examples:
+        lines = [f"{source} → {found} (reference: {reference})" for source, found, reference in examples]
+        blocks += [Heading("The first translations"), Lines(lines)]
+    return Section("quality", "Quality", blocks)
 
 
 def _laws(result: StudyResult, runs: RunFolders, numbers: Numbers) -> Section | None:

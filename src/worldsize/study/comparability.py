@@ -68,8 +68,8 @@ def _config_differs(*keys: str) -> Find:
 
     def find(run: Run, reference: Run, _: Scaling) -> str | None:
         ours, theirs = run.settings, reference.settings
-        differing = [key for key in ours if key.startswith(keys) and ours[key] != theirs[key]]
-        sentences = [f"{key} is {ours[key]}, the baseline's is {theirs[key]}" for key in differing]
+        differing = [key for key in {**ours, **theirs} if key.startswith(keys) and ours.get(key) != theirs.get(key)]
+        sentences = [f"{key} is {ours.get(key)}, the baseline's is {theirs.get(key)}" for key in differing]
         return "; ".join(sentences) or None
 
     return find
@@ -124,7 +124,7 @@ def checksums_at(run: Run, step: int) -> list[str]:
 
 def tolerance_at(run: Run, step: int) -> float:
     """Return how far, relatively, the loss of `step` (counted from 0) may lie from the baseline's."""
-    if run.config.model.dropout > 0:
+    if run.config.model.dropout > 0 or run.config.model.token_dropout > 0:
         return DROPOUT_TOLERANCE
     return LOSS_TOLERANCE[run.config.train.precision] * max(1.0, (step + 1) / TOLERANCE_HOLDS_STEPS)
 
@@ -176,12 +176,14 @@ def _host(run: Run, reference: Run, _: Scaling) -> str | None:
 
 CHECKS = (
     Check("different-model", _config_differs("model.")),
-    Check("different-data", _config_differs("data.source", "data.tokenizer", "data.text_column", "data.max_bytes",
-                                            "data.validation_fraction")),
+    Check("different-data", _config_differs("data.task", "data.source", "data.target_source", "data.tokenizer",
+                                            "data.text_column", "data.label_column", "data.target_column",
+                                            "data.packing", "data.max_bytes", "data.validation_fraction")),
     Check("different-text", _tokens),
     Check("different-precision", _config_differs("train.precision")),
     Check("different-optimizer", _config_differs("optimizer.learning_rate", "optimizer.beta", "optimizer.eps",
-                                                 "optimizer.weight_decay", "train.grad_clip_norm")),
+                                                 "optimizer.weight_decay", "train.grad_clip_norm",
+                                                 "train.label_smoothing")),
     Check("different-schedule", _config_differs("optimizer.warmup_steps", "optimizer.schedule",
                                                 "optimizer.min_lr_fraction")),
     Check("different-steps", _config_differs("train.steps")),

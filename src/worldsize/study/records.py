@@ -103,7 +103,26 @@ class CellResult(Record):
     time_to_loss: TimeToLoss | None = Field(None, description="None where the target is not reached")
     equal_tokens: EqualTokens | None = Field(None, description="None where the work is not the same")
     noise_scale: NoiseScale | None = Field(None, description="None where ranks hold no gradient of their own")
+    held_out: HeldOut | None = Field(None, description="None where the runs were not evaluated")
     problems: list[Problem] = Field(default_factory=list)
+
+
+class HeldOut(Record):
+    """Quality on held-out data after training; samples: one a repeat."""
+
+    loss: Measured = Field(description="nats a target")
+    perplexity: Measured | None = None
+    bits_per_byte: Measured | None = Field(None, description="of language models")
+    accuracy: Measured | None = Field(None, description="of classifiers")
+    macro_f1: Measured | None = Field(None, description="of classifiers")
+    bleu: Measured | None = Field(None, description="of translations, 0-100")
+    chrf: Measured | None = Field(None, description="of translations, 0-100")
+    labels: list[str] = Field(default_factory=list, description="names of the classes")
+    confusion: list[list[int]] = Field(
+        default_factory=list, description="rows of true class i (line) taken for class j (column), over all repeats"
+    )
+    signatures: list[str] = Field(default_factory=list, description="sacrebleu's, of BLEU and of chrF")
+    examples: list[list[str]] = Field(default_factory=list, description="source, translation, reference")
 
 
 class LostTime(Record):

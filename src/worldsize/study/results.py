@@ -24,6 +24,7 @@ from worldsize.scaling.verdict import subject_of, verdict
 from worldsize.study.cells import MeasuredCell, baselines, of_runs, of_study, paired_rounds
 from worldsize.study.files import Run, read_plan, read_run, read_steps
 from worldsize.study.grid import Scaling
+from worldsize.study.held_out import held_out_of
 from worldsize.study.records import CellResult, StudyPlan, StudyResult
 from worldsize.study.remedies import sentences, trials
 from worldsize.study.until import unreached
@@ -197,6 +198,7 @@ def _add_measurements(result: CellResult, cell: MeasuredCell) -> None:
     )
     result.losses = first.result.losses
     result.final_loss = first.result.losses[-1]
+    result.held_out = held_out_of(cell.runs)
 
 
 def _phases(runs: Sequence[Run], step_s: float) -> dict[str, float]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldsize.data.batch import Batch
-from worldsize.data.language_modelling import LanguageModelling
+from worldsize.data.batch import Batch, Samples
 from worldsize.data.sampler import Sampler
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import Batches
@@ -23,6 +22,11 @@ class Share:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return sum(batch.num_tokens for batch in self.micro_batches)
+
+    @property
+    def num_targets(self) -> int:
         return sum(batch.num_target_tokens for batch in self.micro_batches)
 
     def to(self, device: torch.device) -> Share:
@@ -32,7 +36,7 @@ class Share:
 class Feed:
     """The samples of step k are a pure function of (seed, k, global batch); the layout only cuts them up."""
 
-    def __init__(self, data: LanguageModelling, sampler: Sampler, batches: Batches, context: RankContext) -> None:
+    def __init__(self, data: Samples, sampler: Sampler, batches: Batches, context: RankContext) -> None:
         self._data = data
         self._sampler = sampler
         self._batches = batches
@@ -50,7 +54,7 @@ class Feed:
         return Share(ids, micro_batches(self._data, ids, self._batches.micro_batch, global_tokens))
 
 
-def micro_batches(data: LanguageModelling, ids: np.ndarray, micro_batch: int, global_tokens: int) -> list[Batch]:
+def micro_batches(data: Samples, ids: np.ndarray, micro_batch: int, global_tokens: int) -> list[Batch]:
     """Cut ids into micro batches of at most `micro_batch` samples; the last may be smaller."""
     cuts = range(0, len(ids), micro_batch)
     return [data.batch(ids[cut : cut + micro_batch], global_target_tokens=global_tokens) for cut in cuts]

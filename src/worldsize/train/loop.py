@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from worldsize.data.language_modelling import LanguageModelling
+from worldsize.data.batch import Samples
 from worldsize.data.sampler import digest
 from worldsize.launch.progress import Progress
 from worldsize.measure import memory
 from worldsize.parallel.strategy import StepOutput
-from worldsize.records import Checksum, Evaluation, StepRow
+from worldsize.records import Checksum, StepRow
 from worldsize.train.checkpoint import LOG, ROWS, Checkpoints, as_json, as_tensor
 from worldsize.train.checksum import weights_checksum
-from worldsize.train.feed import Share, micro_batches
+from worldsize.train.evaluation import evaluate
+from worldsize.train.feed import Share
 from worldsize.train.log import TrainLog
 from worldsize.train.optimizer import learning_rate
 from worldsize.train.running import Running
@@ -41,7 +41,7 @@ class Trainer:
     def __init__(
         self,
         running: Running,
-        held_out: LanguageModelling | None,
+        held_out: Samples | None,
         on_rows: Callable[[list[StepRow], list[float]], None],
         checkpoints: Checkpoints | None = None,
         rows_so_far: Callable[[], bytes] = bytes,
@@ -55,6 +55,7 @@ class Trainer:
         self.clock = running.clock
         self.where = running.where
         self.held_out = held_out
+        self._running = running
         self.log = log or TrainLog()
         self._first_step = len(self.log.rows)
         self._checkpoints = checkpoints
@@ -147,6 +148,7 @@ class Trainer:
                 phases_s=t.phases_s,
                 num_samples=len(p.share.sample_ids) if counts else 0,
                 num_tokens=p.share.num_tokens if counts else 0,
+                num_targets=p.share.num_targets if counts else 0,
                 loss_sum=loss_sum,
                 grad_norm=_value(p.output.grad_norm),
                 local_grad_norm=_value(p.output.local_grad_norm),
@@ -168,7 +170,7 @@ class Trainer:
     def _global_losses(self, pending: list[_Pending], loss_sums: list[float]) -> list[float]:
         """Return each step's loss over all ranks. Raises FloatingPointError on every rank when one is not finite."""
         counts = self.context.counts
-        mine = [(x, p.share.num_tokens if counts else 0) for x, p in zip(loss_sums, pending, strict=True)]
+        mine = [(x, p.share.num_targets if counts else 0) for x, p in zip(loss_sums, pending, strict=True)]
         by_rank = self.context.gather(mine)
         losses = []
         for p, ranks in zip(pending, zip(*by_rank, strict=True), strict=True):
@@ -178,24 +180,14 @@ class Trainer:
                 raise FloatingPointError(
                     f"the loss is {ranks[sick[0]][0]} at step {p.step} on rank {', '.join(map(str, sick))}"
                 )
-            losses.append(sum(loss_sum for loss_sum, _ in ranks) / sum(tokens for _, tokens in ranks))
+            losses.append(sum(loss_sum for loss_sum, _ in ranks) / sum(targets for _, targets in ranks))
         return losses
 
     def _evaluate(self, done: int) -> None:
         """Evaluate on the same held-out samples whatever the layout, spread over the ranks."""
         assert self.held_out is not None
         self._say(Progress("evaluating", done, self.config.train.steps))
-        num_samples = min(self.config.train.eval_samples, self.held_out.num_samples)
-        ids = np.array_split(np.arange(num_samples), self.context.layout.num_data_ranks)[self.context.data_rank]
-        assert self.config.train.micro_batch is not None
-        batches = micro_batches(self.held_out, ids, self.config.train.micro_batch, 1)
-        loss_sum = sum(float(self.strategy.evaluate(batch.to(self.context.device))) for batch in batches)
-        num_targets = sum(batch.num_target_tokens for batch in batches)
-        totals = self.context.gather((loss_sum, num_targets) if self.context.counts else (0.0, 0))
-        num_tokens = sum(tokens for _, tokens in totals)
-        self.log.evaluations.append(
-            Evaluation(step=done, loss=sum(loss for loss, _ in totals) / num_tokens, num_tokens=num_tokens)
-        )
+        self.log.evaluations.append(evaluate(self._running, self.held_out, done))
 
     def _checksum(self, done: int) -> None:
         """Compare the weights across replicas; a difference is said at once and kept for the result."""

@@ -8,10 +8,16 @@ from torch import Tensor
 from worldsize.data.batch import IGNORED_TARGET
 
 
-def loss_sum(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+def loss_sum(logits_BTV: Tensor, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the cross entropy summed over all targets that are not IGNORED_TARGET: an fp32 scalar, in nats.
 
-    Dividing by the global count of target tokens is the caller's part.
+    Of a classifier logits are (B, K) and targets (B). Dividing by the global count of targets is the caller's part.
     """
-    logits_NV = logits_BTV.flatten(0, 1).float()
-    return F.cross_entropy(logits_NV, targets_BT.flatten(), ignore_index=IGNORED_TARGET, reduction="sum")
+    logits_NV = logits_BTV.flatten(0, -2).float()
+    return F.cross_entropy(
+        logits_NV,
+        targets_BT.flatten(),
+        ignore_index=IGNORED_TARGET,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )

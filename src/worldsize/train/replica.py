@@ -17,21 +17,23 @@ from worldsize.train.loss import loss_sum
 from worldsize.train.optimizer import adamw, set_learning_rate
 from worldsize.train.precision import Precision
 
-LossSum = Callable[[Tensor, Tensor], Tensor]
+LossSum = Callable[[Tensor, Tensor, float], Tensor]
 """(logits, targets) → the loss summed over targets."""
 
 
 class Objective(nn.Module):
     """A model and its loss as one module, so that compilation and DDP see the whole of forward."""
 
-    def __init__(self, model: nn.Module, loss: LossSum = loss_sum) -> None:
+    def __init__(self, model: nn.Module, loss: LossSum = loss_sum, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.model = model
         self._loss_sum = loss
+        self.label_smoothing = label_smoothing
 
-    def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the loss summed over this micro batch's target tokens."""
-        return self._loss_sum(self.model(tokens_BT), targets_BT)
+    def forward(self, tokens_BT: Tensor, targets_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+        """Return the loss summed over this micro batch's targets; evaluation is without label smoothing."""
+        logits = self.model(tokens_BT) if segments_BT is None else self.model(tokens_BT, segments_BT)
+        return self._loss_sum(logits, targets_BT, self.label_smoothing if self.model.training else 0.0)
 
 
 class Replica:
@@ -44,7 +46,7 @@ class Replica:
         self.grad_clip_norm = config.train.grad_clip_norm
         checkpoint_modules(model, recomputed_modules(config.train.activation_checkpointing, describe(config.model)))
         self.optimizer = adamw(model, config.optimizer)
-        self._plain_objective = Objective(model, loss)
+        self._plain_objective = Objective(model, loss, config.train.label_smoothing)
         self.objective: nn.Module = self._plain_objective
         if config.train.compile:
             # Compiled in place, so that parameter names and DDP's view of the module stay as they are.
@@ -55,7 +57,7 @@ class Replica:
         total = torch.zeros((), device=self.device)
         for batch in micro_batches:
             with self.precision.forward():
-                loss_sum = self.objective(batch.tokens_BT, batch.targets_BT)
+                loss_sum = self.objective(batch.tokens_BT, batch.targets_BT, batch.segments_BT)
             self.precision.scaler.scale(loss_sum / batch.global_target_tokens).backward()
             total += loss_sum.detach()
         return total
@@ -84,9 +86,19 @@ class Replica:
         """Return the loss summed over one micro batch, without gradients or dropout, a scalar on the device."""
         self.model.eval()
         with self.precision.forward():
-            loss_sum = Objective.forward(self._plain_objective, batch.tokens_BT, batch.targets_BT)
+            loss_sum = Objective.forward(self._plain_objective, batch.tokens_BT, batch.targets_BT, batch.segments_BT)
         self.model.train()
         return loss_sum
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the model's logits of one micro batch in fp32, without gradients or dropout."""
+        self.model.eval()
+        with self.precision.forward():
+            inputs = (batch.tokens_BT,) if batch.segments_BT is None else (batch.tokens_BT, batch.segments_BT)
+            logits: Tensor = self.model(*inputs)
+        self.model.train()
+        return logits.float()
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter's name and its whole tensor, gathered from its shards where it is sharded."""

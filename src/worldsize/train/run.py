@@ -13,10 +13,10 @@ import torch
 from worldsize.checkpoint_folder import read
 from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
-from worldsize.data.language_modelling import LanguageModelling
-from worldsize.data.prepare import prepare
+from worldsize.data.batch import Samples
 from worldsize.data.sampler import Sampler
-from worldsize.data.token_file import TokenFile
+from worldsize.data.task import TaskData, prepare_task
+from worldsize.data.translation import Translation
 from worldsize.errors import UserError
 from worldsize.launch.lab import emulated_network
 from worldsize.launch.progress import OnProgress, Progress
@@ -28,13 +28,14 @@ from worldsize.measure.link import all_reduce_bit_per_s
 from worldsize.measure.matmul import MatmulRates, matmul_rates
 from worldsize.measure.trace import Event, TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, EmulatedNetwork, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
 from worldsize.train.checkpoint import Checkpoints
+from worldsize.train.evaluation import translate_held_out
 from worldsize.train.feed import Feed
 from worldsize.train.log import TrainLog
 from worldsize.train.loop import Trainer
@@ -66,22 +67,24 @@ class Job:
 def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     """Train, probe and trace on this rank; rank 0 writes run.json first and result.json last. Called on every rank."""
     config = job.config
-    token_file = prepare(config.data)
-    feed, held_out = _feeds(config, token_file, context)
+    data = prepare_task(config.data)
+    samples, feed, held_out = _feeds(config, data, context)
     seed_dropout(config.train.seed, context)
     model = build(config.model, config.train.seed, context.device)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
-    log = _taken_up(job.checkpoint, running, token_file) if job.checkpoint else TrainLog()
+    log = _taken_up(job.checkpoint, running, data.digest) if job.checkpoint else TrainLog()
     writer = RunWriter(job.out, context.rank, log.rows)
-    run_record = _record(job, context, model, token_file)
+    run_record = _record(job, context, model, data, samples)
     if context.is_main:
         writer.write_run(run_record)
     matmul = _matmul_rates(config, context)
-    energy = _train(running, held_out, writer, log, token_file.digest)
+    energy = _train(running, held_out, writer, log, data.digest)
     writer.close()
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
+    if isinstance(held_out, Translation) and config.train.eval_translations > 0:
+        log.evaluations[-1].translation = translate_held_out(running, held_out)
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
     report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced)
@@ -92,7 +95,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
 
-def _taken_up(path: Path, running: Running, token_file: TokenFile) -> TrainLog:
+def _taken_up(path: Path, running: Running, tokens_digest: str) -> TrainLog:
     """Put a checkpoint's state into the prepared run and return the log of the steps that it has done.
 
     One step comes first whose traces the checkpoint overwrites: DDP settles the order of its buckets after a step, and
@@ -101,7 +104,7 @@ def _taken_up(path: Path, running: Running, token_file: TokenFile) -> TrainLog:
     config, context, strategy = running.config, running.context, running.strategy
     running.where.stage = "resuming"
     checkpoint = read(path)
-    if checkpoint.manifest.tokens_digest != token_file.digest:
+    if checkpoint.manifest.tokens_digest != tokens_digest:
         raise UserError(f"{path} was made on another text than data.source={config.data.source} now holds.")
     same = same_layout(checkpoint.manifest, context, strategy)
     if not same and checkpoint.step == config.train.steps:
@@ -118,7 +121,7 @@ def _taken_up(path: Path, running: Running, token_file: TokenFile) -> TrainLog:
 
 
 def _train(
-    running: Running, held_out: LanguageModelling | None, writer: RunWriter, log: TrainLog, tokens_digest: str
+    running: Running, held_out: Samples | None, writer: RunWriter, log: TrainLog, tokens_digest: str
 ) -> EnergyMeter:
     """Train with every sink open, adding to `log`; the energy returned is that of training alone."""
     config, context = running.config, running.context
@@ -152,16 +155,15 @@ def seed_dropout(seed: int, context: RankContext) -> None:
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
 
-def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple[Feed, LanguageModelling | None]:
-    length = config.model.context_length
-    data = LanguageModelling(token_file, length, "train")
+def _feeds(config: Config, data: TaskData, context: RankContext) -> tuple[Samples, Feed, Samples | None]:
+    samples = data.samples(config, "train")
     batches = batches_for(config.train, context.layout)
-    feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches, context)
-    evaluates = config.train.eval_samples > 0 and config.data.validation_fraction > 0
-    return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
+    feed = Feed(samples, Sampler(samples.num_samples, config.train.seed), batches, context)
+    evaluates = config.train.eval_samples > 0 and config.data.has_held_out
+    return samples, feed, data.samples(config, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
+def _record(job: Job, context: RankContext, model: torch.nn.Module, data: TaskData, samples: Samples) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -174,9 +176,9 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
         world_size=context.world_size,
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
-        tokens_digest=token_file.digest,
+        tokens_digest=data.digest,
         num_parameters=sum(p.numel() for p in model.parameters()),
-        flop_per_token=cost.flop_per_token(config.model, causal=True),
+        flop_per_token=cost.flop_per_token(config.model, causal=True, lengths=_lengths(samples)),
         environment=environment.describe(
             torch_version=torch.__version__,
             device_kind=device.type,
@@ -197,6 +199,11 @@ def _measured_network(context: RankContext) -> EmulatedNetwork | None:
         return None
     rate = all_reduce_bit_per_s(context, network.num_hosts)
     return network.model_copy(update={"all_reduce_bit_per_s": rate})
+
+
+def _lengths(samples: Samples) -> list[int] | None:
+    lengths = samples.text_lengths
+    return None if lengths is None else [int(length) for length in lengths]
 
 
 def _matmul_rates(config: Config, context: RankContext) -> MatmulRates | None:

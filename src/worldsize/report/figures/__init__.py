@@ -11,6 +11,7 @@ from worldsize.errors import UserError
 from worldsize.report import theme
 from worldsize.report.figures.batches import batch_efficiency
 from worldsize.report.figures.communication import compute_communication
+from worldsize.report.figures.confusion import confusion
 from worldsize.report.figures.cost import planned_cost, planned_efficiency
 from worldsize.report.figures.heat import rank_phases
 from worldsize.report.figures.laws import laws
@@ -25,6 +26,7 @@ from worldsize.report.figures.training import loss_by_step, loss_by_time
 __all__ = [
     "batch_efficiency",
     "compute_communication",
+    "confusion",
     "efficiency",
     "exposed",
     "laws",
