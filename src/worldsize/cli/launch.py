@@ -71,7 +71,9 @@ def launch(
     account: Annotated[str | None, typer.Option(metavar="NAME", help="launch.account.")] = None,
     constraint: Annotated[str | None, typer.Option(metavar="FEATURES", help="launch.constraint.")] = None,
     gpu: Annotated[str | None, typer.Option(metavar="TYPE", help="launch.gpu: GPU type on modal and sky.")] = None,
-    cloud: Annotated[str | None, typer.Option(metavar="NAME", help="launch.cloud: aws, gcp, azure, kubernetes …")] = None,
+    cloud: Annotated[
+        str | None, typer.Option(metavar="NAME", help="launch.cloud: aws, gcp, azure, kubernetes …")
+    ] = None,
     instance_type: Annotated[str | None, typer.Option(metavar="TYPE", help="launch.instance_type.")] = None,
     price_per_device_hour: Annotated[
         float | None, typer.Option(metavar="PRICE", min=0.0, help="Show the expected cost; needed for modal and sky.")
@@ -170,12 +172,12 @@ def _request(
     cells = cells_of(plan)
     loaded = {name: without_launch(each) for name, each in load_cells(cells, path, overrides, preset).items()}
     jobs = (jobs_by_world_size if on == "slurm" else jobs_by_cell)(cells, shapes, repeats)
-    engine, engine_name = _engine(on, out, base.config, loaded, has_gpus=bool(gpus_per_node))
+    engine, engine_name = _engine(on, out, base.config, loaded, jobs, has_gpus=bool(gpus_per_node))
     return Request(plan, base.config, loaded, jobs, engine, engine_name, out, json_output)
 
 
 def _engine(
-    on: str, out: Path, config: Config, loaded: dict[str, Loaded], *, has_gpus: bool
+    on: str, out: Path, config: Config, loaded: dict[str, Loaded], jobs: list[Job], *, has_gpus: bool
 ) -> tuple[Engine, EngineName]:
     if on == "slurm":
         from worldsize.launch.slurm import Slurm
@@ -184,7 +186,7 @@ def _engine(
     if on == "modal":
         from worldsize.launch.modal import Modal
 
-        return Modal(out, config, loaded, has_gpus=has_gpus), "modal"
+        return Modal(out, config, loaded, jobs, has_gpus=has_gpus), "modal"
     from worldsize.launch.sky import Sky
 
     return Sky(out, config, loaded, has_gpus=has_gpus), "sky"
@@ -200,9 +202,7 @@ def _with_costs(request: Request, price_per_device_hour: float | None, expected_
             f"--on {request.engine_name} costs money: say what a device costs, so that the sum is shown before "
             "anything starts: --price-per-device-hour PRICE."
         )
-    costs = estimate(
-        request.jobs, request.out, price_per_device_hour, expected_run_s, request.config.launch.time
-    )
+    costs = estimate(request.jobs, request.out, price_per_device_hour, expected_run_s, request.config.launch.time)
     return replace(request, costs=costs)
 
 

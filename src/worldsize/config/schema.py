@@ -194,19 +194,34 @@ class LaunchConfig(Section):
         None, ge=1, description="cores that Slurm gives each rank; unset = device.threads_per_rank"
     )
     warning_s: int = Field(
-        120, ge=1, le=65535, description="so long before a job's end Slurm asks its runs to save and makes it wait again"
+        120,
+        ge=1,
+        le=65535,
+        description="so long before a job's end Slurm asks its runs to save and makes it wait again",
     )
     max_requeues: int = Field(20, ge=0, description="a job that was made to wait again more often than this ends")
-    modules: str = Field("", pattern=ONE_LINE, description="environment modules that a Slurm job loads, such as cuda/12.4 gcc")
-    prologue: str = Field("", description="shell lines that a job runs before its first run, on its first node")
-    container: str | None = Field(None, pattern=ONE_LINE, description="Apptainer image in which a Slurm job's ranks run")
-    container_options: str = Field("", pattern=ONE_LINE, description="options of apptainer exec, such as --bind /scratch")
-    python: str | None = Field(
-        None, pattern=ONE_LINE, description="interpreter of a job; unset = the one that launches (in a container: python)"
+    modules: str = Field(
+        "", pattern=ONE_LINE, description="environment modules that a Slurm job loads, such as cuda/12.4 gcc"
     )
-    gpu: str | None = Field(None, pattern=ONE_WORD, description="GPU type on Modal and SkyPilot, such as H100 or A100-80GB")
+    prologue: str = Field("", description="shell lines that a job runs before its first run, on its first node")
+    container: str | None = Field(
+        None, pattern=ONE_LINE, description="Apptainer image in which a Slurm job's ranks run"
+    )
+    container_options: str = Field(
+        "", pattern=ONE_LINE, description="options of apptainer exec, such as --bind /scratch"
+    )
+    python: str | None = Field(
+        None,
+        pattern=ONE_LINE,
+        description="interpreter of a job; unset = the one that launches (in a container: python)",
+    )
+    gpu: str | None = Field(
+        None, pattern=ONE_WORD, description="GPU type on Modal and SkyPilot, such as H100 or A100-80GB"
+    )
     cloud: str | None = Field(
-        None, pattern=ONE_WORD, description="where SkyPilot launches: aws, gcp, azure, kubernetes …; unset = the cheapest"
+        None,
+        pattern=ONE_WORD,
+        description="where SkyPilot launches: aws, gcp, azure, kubernetes …; unset = the cheapest",
     )
     region: str | None = Field(None, pattern=ONE_WORD, description="the cloud's region; unset = the cheapest")
     instance_type: str | None = Field(None, pattern=ONE_WORD, description="the cloud's machine, such as g4dn.12xlarge")

@@ -41,9 +41,7 @@ def estimate(
                     cost=cost,
                 )
             )
-    return CostEstimate(
-        price_per_device_hour=price_per_device_hour, jobs=costs, cost=sum(each.cost for each in costs)
-    )
+    return CostEstimate(price_per_device_hour=price_per_device_hour, jobs=costs, cost=sum(each.cost for each in costs))
 
 
 def _run_s(

@@ -88,7 +88,9 @@ class Slurm:
         done = ask(["squeue", "--noheader", "--states=all", "--user", _user(), f"--format={FIELDS}"])
         if done.returncode:
             raise RunError(f"squeue failed: {done.stderr.strip()}. Jobs go on; the same command follows them again.")
-        lines = {line.split("|")[0]: line.strip().split("|") for line in done.stdout.splitlines() if line.count("|") == 3}
+        lines = {
+            line.split("|")[0]: line.strip().split("|") for line in done.stdout.splitlines() if line.count("|") == 3
+        }
         return {record.name: self._status(record, lines.get(record.id or "")) for record in records}
 
     def _status(self, record: JobRecord, fields: list[str] | None) -> Status:
