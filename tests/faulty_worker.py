@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 AT_STEP = 7
@@ -80,6 +81,18 @@ def kill() -> None:
     before_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def kill_once() -> None:
+    """Rank 1 dies at step AT_STEP of its first life; the file that KILLED_ONCE names tells the second."""
+    marker = Path(os.environ["KILLED_ONCE"])
+
+    def action() -> None:
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before_step(action)
+
+
 def hang() -> None:
     before_step(lambda: time.sleep(600))
 
@@ -100,7 +113,7 @@ def nan() -> None:
     Replica.update = update  # type: ignore[method-assign]
 
 
-FAULTS = {f.__name__: f for f in (repeat_data, own_seeds, slow_rank, raise_error, kill, hang, nan)}
+FAULTS = {f.__name__: f for f in (repeat_data, own_seeds, slow_rank, raise_error, kill, kill_once, hang, nan)}
 
 if __name__ == "__main__":
     from worldsize.launch.pinning import pin

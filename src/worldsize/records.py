@@ -105,6 +105,10 @@ class StepRow(Record):
 
     step: int
     warmup: bool = Field(description="left out of every timing")
+    saving: bool = Field(
+        False,
+        description="a checkpoint was being written meanwhile: left out of every timing while other steps are left",
+    )
     wall_s: float
     phases_s: dict[str, float] = Field(description="sums to wall_s")
     num_samples: int = Field(description="samples that this rank consumed")
@@ -199,6 +203,15 @@ class RankSummary(Record):
     stock_matmul_flop_per_s: float | None = Field(None, description="the same by torch's F.linear alone")
 
 
+class CheckpointSave(Record):
+    """What one checkpoint cost, as rank 0 saw it."""
+
+    step: int
+    standstill_s: float = Field(description="training stood still: copying, or all of it when not asynchronous")
+    whole_after_s: float = Field(description="from its beginning until it lay whole on the disk")
+    num_steps: int = Field(description="steps that went on beside it; they carry the mark `saving`")
+
+
 class RunResult(Record):
     """result.json: what a finished run measured. Per-step lists run over all steps, warm-up included."""
 
@@ -223,6 +236,13 @@ class RunResult(Record):
     )
     evaluations: list[Evaluation]
     checksums: list[Checksum]
+    checkpoints: list[CheckpointSave] = Field(
+        default_factory=list, description="one a save, in order; empty without checkpoints"
+    )
+    resumed_after: list[int] = Field(
+        default_factory=list,
+        description="steps done at each point where the run went on from a checkpoint after a stop",
+    )
     step_time_s: Measured = Field(description="per timed step the slowest rank's wall time")
     phases_s: dict[str, float] = Field(description="mean over ranks, sums to step_time_s.median")
     tokens_per_s: float = Field(description="all devices together: tokens of a step / step_time_s.median")

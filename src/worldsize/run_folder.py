@@ -88,7 +88,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 def claim(folder: Path, config: Mapping[str, Any], world_size: int) -> bool:
     """Make a locked folder ready for a run; return False when it already holds this very run, finished.
 
-    Raises UserError when it holds a finished run of another config. What an unfinished run left is removed.
+    Raises UserError when it holds a finished run of another config. What an unfinished run left is removed, but for its
+    checkpoints, which hold all that is needed to go on.
     """
     if not is_finished(folder):
         clear_unfinished(folder)
@@ -105,10 +106,13 @@ def claim(folder: Path, config: Mapping[str, Any], world_size: int) -> bool:
 class RunWriter:
     """One rank's files in a run's folder."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path, rank: int, earlier: Sequence[StepRow] = ()) -> None:
+        """`earlier` are the rows of steps done before, when a run goes on: they replace what the file held."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._steps = (folder / steps_name(rank)).open("w", encoding="utf-8")
+        self._path = folder / steps_name(rank)
+        self._steps = self._path.open("w", encoding="utf-8")
+        self.write_steps(earlier)
 
     def write_run(self, record: RunRecord) -> None:
         """Write run.json. Rank 0 only."""
@@ -118,6 +122,10 @@ class RunWriter:
         """Append rows, whole lines at a time, to this rank's file."""
         self._steps.write("".join(row.model_dump_json() + "\n" for row in rows))
         self._steps.flush()
+
+    def rows_so_far(self) -> bytes:
+        """Return this rank's file of steps."""
+        return self._path.read_bytes()
 
     def write_result(self, result: RunResult) -> None:
         """Write result.json: the run is finished. Rank 0 only, after everything else."""

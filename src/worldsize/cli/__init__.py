@@ -24,6 +24,7 @@ COMMANDS = {
     "launch": "Run a study on a cluster or in a cloud, and report on it.",
     "report": "Explain what was measured, on one page or as data.",
     "audit": "Say which speedups stand, in anybody's numbers.",
+    "export": "Write a trained model's weights as one file that others open.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""

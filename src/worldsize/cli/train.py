@@ -28,6 +28,18 @@ def train(
     preset: PresetOption = None,
     nproc: NprocOption = 1,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the run.")] = Path("out/run"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint in --out, where there is one.")
+    ] = False,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            "--max-restarts",
+            metavar="N",
+            min=0,
+            help="When a rank dies, start all again from the newest checkpoint, up to N times.",
+        ),
+    ] = 0,
     json_output: JsonOption = False,
 ) -> None:
     """Train one model once and measure every step.
@@ -36,6 +48,8 @@ def train(
     worldsize train --preset tiny --out out/tiny
     worldsize train run.yaml train.steps=200 --nproc 2 --out out/two
     torchrun --nproc-per-node 2 -m worldsize train run.yaml --out out/two
+    worldsize train run.yaml checkpoint.every_steps=100 --max-restarts 3 --out out/safe
+    worldsize train run.yaml checkpoint.every_steps=100 --resume --out out/safe
 
     The folder then holds run.json (what ran), steps.rank*.jsonl (a row a step) and result.json (what was measured,
     written last). A finished run is never overwritten: the same command does nothing, another config is refused.
@@ -49,23 +63,34 @@ def train(
     loaded = load(path, overrides, preset)
     check(loaded.config, world_size)
     warn(loaded.config)
-    ran = _as_a_rank(loaded, world_size, out) if "RANK" in os.environ else _here(loaded, world_size, out)
+    if "RANK" in os.environ:
+        ran = _as_a_rank(loaded, world_size, out, resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+    else:
+        ran = _here(loaded, world_size, out, resume, max_restarts)
     if os.environ.get("RANK", "0") == "0":
         if not ran:
             print(f"{out} already holds this run, finished: nothing to do.", file=sys.stderr)
         _show(out, json_output)
 
 
-def _here(loaded: Loaded, world_size: int, out: Path) -> bool:
+def _here(loaded: Loaded, world_size: int, out: Path, resume: bool, max_restarts: int) -> bool:
     from worldsize.launch.local import launch
     from worldsize.launch.progress import shown
 
     with shown() as say:
-        return launch(loaded, world_size=world_size, out=out, command=sys.argv, on_progress=say)
+        return launch(
+            loaded,
+            world_size=world_size,
+            out=out,
+            command=sys.argv,
+            on_progress=say,
+            resume=resume,
+            max_restarts=max_restarts,
+        )
 
 
-def _as_a_rank(loaded: Loaded, world_size: int, out: Path) -> bool:
-    """Be the rank that torchrun started."""
+def _as_a_rank(loaded: Loaded, world_size: int, out: Path, resume: bool) -> bool:
+    """Be the rank that torchrun started; one that it started again resumes without being told."""
     from worldsize.errors import RunError
     from worldsize.launch.local import details_name, keep_details, resolved_for
     from worldsize.launch.progress import PlainLines, silent
@@ -77,7 +102,7 @@ def _as_a_rank(loaded: Loaded, world_size: int, out: Path) -> bool:
     say = PlainLines(sys.stderr) if os.environ["RANK"] == "0" else silent
     resolved = resolved_for(loaded, world_size, say)
     try:
-        return run_rank(resolved, out, sys.argv, say, claims_folder=True)
+        return run_rank(resolved, out, sys.argv, say, resume=resume)
     except RankFailed as failure:
         keep_details(failure.rank, failure.details, out)
         raise RunError(f"{failure.message} Details: {out / details_name(failure.rank)}") from failure

@@ -175,6 +175,19 @@ class MeasureConfig(Section):
     keep_trace: bool = Field(False, description="keep trace.rank{R}.json.gz")
 
 
+class CheckpointConfig(Section):
+    """What survives when a run is cut off (docs/how-to/survive-a-crash.md)."""
+
+    every_steps: int | None = Field(
+        None, ge=1, description="save a checkpoint every so many steps and after the last; unset = never"
+    )
+    keep_last: int = Field(2, ge=1, description="how many of the newest checkpoints are kept")
+    keep_best: bool = Field(True, description="keep the one with the lowest evaluation loss too")
+    asynchronous: bool = Field(
+        True, description="write while training goes on; false = training stands still meanwhile"
+    )
+
+
 class TrackConfig(Section):
     """Optional sinks beside the run's own files (extra track)."""
 
@@ -249,5 +262,6 @@ class Config(Section):
     parallel: ParallelConfig = ParallelConfig()
     device: DeviceConfig = DeviceConfig()
     measure: MeasureConfig = MeasureConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     track: TrackConfig = TrackConfig()
     launch: LaunchConfig = LaunchConfig()

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldsize.checkpoint_folder import begin, next_command
 from worldsize.config.load import Loaded, resolve
 from worldsize.config.rules import check
 from worldsize.data.prepare import prepare
 from worldsize.errors import RunError
 from worldsize.launch.progress import OnProgress, Progress, silent
-from worldsize.run_folder import claim, locked
+from worldsize.run_folder import locked
 
 WORKER = [sys.executable, "-m", "worldsize.train.worker"]
 """What a rank's process runs."""
@@ -69,19 +70,31 @@ def launch(
     out: Path,
     command: Sequence[str],
     on_progress: OnProgress | None = None,
+    resume: bool = False,
+    max_restarts: int = 0,
 ) -> bool:
     """Run one job on `world_size` ranks of this machine; return False when `out` already holds this very run, finished.
 
-    The corpus is prepared here, once, before any rank starts. Raises UserError before anything starts, RunError with
-    one message when the run could not finish; whatever happens, no process is left behind.
+    The corpus is prepared here, once, before any rank starts. With `resume` an unfinished run goes on from its newest
+    sound checkpoint; after a failure all ranks are started again from there, up to `max_restarts` times. Raises
+    UserError before anything starts, RunError with one message when the run could not finish; whatever happens, no
+    process is left behind.
     """
     say = on_progress or silent
     resolved = resolved_for(loaded, world_size, say)
     with locked(out, "run"):
-        if not claim(out, resolved.config.model_dump(), world_size):
-            return False
-        say(Progress("starting"))
-        _run_ranks(resolved, world_size, out, command, say)
+        for restart in range(max_restarts + 1):
+            start = begin(out, resolved.config.model_dump(), world_size, resume=resume or restart > 0)
+            if start is None:
+                return restart > 0
+            say(Progress("starting", note=" ".join(start.notes)))
+            try:
+                _run_ranks(resolved, world_size, out, command, say, start.checkpoint)
+                break
+            except RunError as error:
+                if restart == max_restarts:
+                    raise
+                say(Progress("restarting", restart + 1, max_restarts, note=str(error)))
     return True
 
 
@@ -95,13 +108,16 @@ def resolved_for(loaded: Loaded, world_size: int, say: OnProgress) -> Loaded:
     return resolve(loaded, world_size, token_file.vocab_size)
 
 
-def _run_ranks(loaded: Loaded, world_size: int, out: Path, command: Sequence[str], say: OnProgress) -> None:
+def _run_ranks(
+    loaded: Loaded, world_size: int, out: Path, command: Sequence[str], say: OnProgress, checkpoint: Path | None
+) -> None:
     job = json.dumps(
         {
             "config": loaded.config.model_dump(),
             "origins": {key: origin.model_dump() for key, origin in loaded.origins.items()},
             "out": str(out),
             "command": list(command),
+            "checkpoint": str(checkpoint) if checkpoint else None,
         }
     )
     port = free_port()
@@ -195,7 +211,7 @@ def _what_happened(ranks: Sequence[_Rank], out: Path) -> str:
             return f"{rank.error['message']} Details: {out / details_name(rank.rank)}"
     for rank in ranks:
         if rank.returncode is not None and rank.returncode < 0:
-            return _killed(rank, max(r.last_step for r in ranks))
+            return _killed(rank, max(r.last_step for r in ranks), out)
     for rank in ranks:
         if rank.error:
             return f"{rank.error['message']} Details: {out / details_name(rank.rank)}"
@@ -203,13 +219,13 @@ def _what_happened(ranks: Sequence[_Rank], out: Path) -> str:
     return f"rank {dead.rank} ended with exit code {dead.returncode}. Details: {out / details_name(dead.rank)}"
 
 
-def _killed(rank: _Rank, last_step: int) -> str:
+def _killed(rank: _Rank, last_step: int, out: Path) -> str:
     assert rank.returncode is not None
     name = signal.Signals(-rank.returncode).name
     why = "often the kernel's out-of-memory killer: lower train.micro_batch" if name == "SIGKILL" else "a crash"
     return (
         f"rank {rank.rank} was ended by {name} after step {last_step} ({why}). The other ranks were stopped. "
-        "Run the same command again to start over."
+        f"{next_command(out)}"
     )
 
 

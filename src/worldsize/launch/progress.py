@@ -17,7 +17,7 @@ class Progress:
     """One message of rank 0."""
 
     stage: str
-    """'preparing', 'starting', 'training', 'evaluating', 'probing', 'tracing'."""
+    """'preparing', 'starting', 'restarting', 'resuming', 'training', 'evaluating', 'probing', 'tracing'."""
     step: int = 0
     num_steps: int = 0
     loss: float | None = None

@@ -27,6 +27,10 @@ class EnergyMeter:
         except (OSError, ImportError, ValueError) as error:
             self.absent_because = str(error)
 
+    def forget(self, because: str) -> None:
+        """Have no figure after all."""
+        self.joules, self.absent_because = None, because
+
     def start(self) -> None:
         self._before = self._read() if self._read else []
 

@@ -22,8 +22,17 @@ Rows = Mapping[int, Sequence[StepRow]]
 
 
 def timed(rows: Sequence[StepRow]) -> list[StepRow]:
-    """Return the rows that count: all but warm-up."""
-    return [row for row in rows if not row.warmup]
+    """Return the rows that count: all but warm-up, and but those beside which a checkpoint was being written.
+
+    Where each step had a checkpoint beside it, all but warm-up. Ranks agree on the marks, so they count the same steps.
+    """
+    return [row for row, counted in zip(rows, counts(rows), strict=True) if counted]
+
+
+def counts(rows: Sequence[StepRow]) -> list[bool]:
+    """Return of each row whether it counts (see `timed`)."""
+    undisturbed = [not row.warmup and not row.saving for row in rows]
+    return undisturbed if any(undisturbed) else [not row.warmup for row in rows]
 
 
 def step_times_s(rows_by_rank: Rows) -> list[float]:

@@ -28,6 +28,9 @@ class HoldsReplica:
     def state(self) -> dict[str, Any]:
         return self.replica.state()
 
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.replica.load_state(state)
+
 
 def dp_alone(strategy: str, layout: Layout) -> list[str]:
     """Return why a layout is not one of dp > 1 alone, with the nearest legal choice; none where it is."""

@@ -75,5 +75,16 @@ class Strategy(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return model, optimizer and scaler state under names that do not depend on the layout."""
+        """Return model, optimizer and scaler state under names that do not depend on the layout.
+
+        Nested mappings of tensors and numbers; what is neither is not kept in checkpoints, since the config says it
+        again. Sharded tensors are DTensors; a rank may hold some of the names only. Called on every rank.
+        """
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned, with other values: its own tensors, or others like them.
+
+        Called on every rank, after a step, so that all that a step sets up lazily is there.
+        """
         ...

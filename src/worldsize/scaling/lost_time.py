@@ -11,6 +11,7 @@ from statistics import median
 
 import numpy as np
 
+from worldsize.measure.summary import timed
 from worldsize.scaling.laws import Floats
 from worldsize.scaling.pair import EXPOSED, Pair
 from worldsize.scaling.wording import percent, time_text
@@ -82,7 +83,7 @@ def waiting_share(runs: Sequence[Run]) -> float | None:
 
 def _exposed_s(run: Run) -> Floats:
     """Return exposed communication (s) as ranks × timed steps; one column of medians where there are no step rows."""
-    rows = [[row.phases_s.get(EXPOSED, 0.0) for row in ranked if not row.warmup] for ranked in run.steps.values()]
+    rows = [[row.phases_s.get(EXPOSED, 0.0) for row in timed(ranked)] for ranked in run.steps.values()]
     num_steps = min(map(len, rows), default=0)
     if len(rows) != run.record.world_size or num_steps == 0:
         rows, num_steps = [[rank.phases_s.get(EXPOSED, 0.0)] for rank in run.result.ranks], 1

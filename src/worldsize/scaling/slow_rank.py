@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from worldsize.measure.summary import timed
 from worldsize.scaling.speedup import ratio
 from worldsize.scaling.wording import percent
 from worldsize.study.cells import MeasuredCell
@@ -18,12 +19,10 @@ def _compute_rounds(cell: MeasuredCell) -> list[list[list[float]]]:
     rounds: list[list[list[float]]] = [[] for _ in range(cell.world_size)]
     for run in cell.runs:
         rows = run.steps
-        timed = {
-            rank: [r.phases_s.get("compute_s", 0.0) for r in ranked if not r.warmup] for rank, ranked in rows.items()
-        }
+        seconds = {rank: [r.phases_s.get("compute_s", 0.0) for r in timed(ranked)] for rank, ranked in rows.items()}
         for summary in run.result.ranks:
             fallback = [summary.phases_s.get("compute_s", 0.0)]
-            rounds[summary.rank].append(timed.get(summary.rank) or fallback)
+            rounds[summary.rank].append(seconds.get(summary.rank) or fallback)
     return rounds
 
 

@@ -13,7 +13,16 @@ from worldsize.study.files import Run, read_failure, read_run
 from worldsize.study.grid import Scaling, cell_name, cells_of, run_folder
 from worldsize.study.records import RunFailure, StudyPlan
 
-NOT_WORK = ("track.", "data.cache_dir", "data.num_workers", "device.kind", "device.timeout_s", "measure.", "launch.")
+NOT_WORK = (
+    "track.",
+    "data.cache_dir",
+    "data.num_workers",
+    "device.kind",
+    "device.timeout_s",
+    "measure.",
+    "checkpoint.",
+    "launch.",
+)
 """Keys (or beginnings of keys) that change neither what is trained nor how."""
 
 

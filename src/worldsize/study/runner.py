@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from worldsize.checkpoint_folder import checkpoints_in
 from worldsize.config.schema import Config
 from worldsize.errors import RunError, UserError
 from worldsize.records import Record, RunRecord
@@ -203,7 +204,14 @@ def _run_one(
     outcome: Literal["finished", "failed", "stopped"] = "stopped"
     reason: str | None = None
     try:
-        launch(loaded, world_size=planned.cell.world_size, out=folder, command=command, on_progress=display.progressed)
+        launch(
+            loaded,
+            world_size=planned.cell.world_size,
+            out=folder,
+            command=command,
+            on_progress=display.progressed,
+            resume=bool(checkpoints_in(folder)),
+        )
         outcome = "finished" if is_finished(folder) else "failed"
         reason = None if outcome == "finished" else "the run ended without a result"
     except KeyboardInterrupt:

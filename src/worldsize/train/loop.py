@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,28 +16,12 @@ from worldsize.launch.progress import Progress
 from worldsize.measure import memory
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import Checksum, Evaluation, StepRow
+from worldsize.train.checkpoint import LOG, ROWS, Checkpoints, as_json, as_tensor
 from worldsize.train.checksum import weights_checksum
 from worldsize.train.feed import Share, micro_batches
+from worldsize.train.log import TrainLog
 from worldsize.train.optimizer import learning_rate
 from worldsize.train.running import Running
-
-
-@dataclass
-class TrainLog:
-    """What the loop leaves behind on one rank."""
-
-    rows: list[StepRow] = field(default_factory=list)
-    contention_s: list[float] = field(default_factory=list)
-    samples_digest: int = 0
-    prescribed_digest: int = 0
-    evaluations: list[Evaluation] = field(default_factory=list)
-    checksums: list[Checksum] = field(default_factory=list)
-    wall_s: float = 0.0
-
-    @property
-    def timed_contention_s(self) -> list[float]:
-        """Contention of the steps that count."""
-        return [c for c, row in zip(self.contention_s, self.rows, strict=True) if not row.warmup]
 
 
 @dataclass
@@ -48,6 +32,7 @@ class _Pending:
     share: Share
     output: StepOutput
     learning_rate: float
+    began_s: float
 
 
 class Trainer:
@@ -58,7 +43,11 @@ class Trainer:
         running: Running,
         held_out: LanguageModelling | None,
         on_rows: Callable[[list[StepRow], list[float]], None],
+        checkpoints: Checkpoints | None = None,
+        rows_so_far: Callable[[], bytes] = bytes,
+        log: TrainLog | None = None,
     ) -> None:
+        """`log` is that of the steps done before, when a run goes on; `rows_so_far` reads back what `on_rows` wrote."""
         self.config = running.config
         self.context = running.context
         self.strategy = running.strategy
@@ -66,31 +55,59 @@ class Trainer:
         self.clock = running.clock
         self.where = running.where
         self.held_out = held_out
-        self.log = TrainLog()
+        self.log = log or TrainLog()
+        self._first_step = len(self.log.rows)
+        self._checkpoints = checkpoints
+        self._rows_so_far = rows_so_far
+        if checkpoints is not None:
+            checkpoints.saves = self.log.checkpoints
         self._say = running.say
         self._on_rows = on_rows
         self._pending: list[_Pending] = []
 
     def train(self) -> TrainLog:
-        """Run all steps, evaluations and checksums of the config."""
+        """Run all steps that are left, with the evaluations, checksums and checkpoints of the config."""
         self.where.stage = "training"
-        self._checksum(0)
         num_steps = self.config.train.steps
-        began_s = time.perf_counter()
-        for step in range(num_steps):
+        if self._first_step == 0:
+            self._checksum(0)
+        self._began_s = time.perf_counter() - self.log.wall_s
+        for step in range(self._first_step, num_steps):
             self.where.step = step
             self._pending.append(self._timed_step(step))
             done = step + 1
             evaluates = self._evaluates_after(done)
             checks = done % self.config.train.checksum_every_steps == 0 or done == num_steps
-            if done % self.config.measure.window_steps == 0 or evaluates or checks:
+            saves = self._checkpoints is not None and self._checkpoints.is_due(done)
+            if done % self.config.measure.window_steps == 0 or evaluates or checks or saves:
                 self._close_window()
             if evaluates:
                 self._evaluate(done)
             if checks:
                 self._checksum(done)
-        self.log.wall_s = time.perf_counter() - began_s
+            if saves:
+                self._save(done)
+        self.log.wall_s = time.perf_counter() - self._began_s
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
         return self.log
+
+    @property
+    def _num_warmup_steps(self) -> int:
+        """The steps after a start that are tagged as warm-up: a process that goes on has to warm up again."""
+        warmup = self.config.measure.warmup_steps
+        if self._first_step == 0:
+            return warmup
+        return min(warmup, (self.config.train.steps - self._first_step) // 2)
+
+    def _save(self, done: int) -> None:
+        """Begin a checkpoint of all that the steps done so far have left, on every rank."""
+        assert self._checkpoints is not None
+        self._checkpoints.wait()  # so that the log holds what the save before cost
+        self.log.wall_s = time.perf_counter() - self._began_s
+        rank, last = self.context.rank, self.log.evaluations[-1:]
+        extra = {f"{LOG}/{rank}": as_json(self.log.as_json()), f"{ROWS}/{rank}": as_tensor(self._rows_so_far())}
+        self._checkpoints.save(done, extra, next((e.loss for e in last if e.step == done), None))
 
     def _evaluates_after(self, done: int) -> bool:
         every = self.config.train.eval_every_steps
@@ -101,6 +118,7 @@ class Trainer:
     def _timed_step(self, step: int) -> _Pending:
         train = self.config.train
         rate = learning_rate(self.config.optimizer, step, train.steps)
+        began_s = time.perf_counter()
         self.clock.start()
         share = self.feed.share(step)
         self.clock.mark("data_wait_s")
@@ -109,7 +127,7 @@ class Trainer:
             self.clock.mark("host_to_device_s")
         output = self.strategy.step(share.micro_batches, rate, self.clock)
         self.clock.stop()
-        return _Pending(step, share, output, rate)
+        return _Pending(step, share, output, rate, began_s)
 
     def _close_window(self) -> None:
         """Synchronise, turn the window's steps into rows, check the loss, tell people."""
@@ -119,10 +137,12 @@ class Trainer:
         loss_sums = [x if counts else 0.0 for x in torch.stack([p.output.loss_sum for p in pending]).tolist()]
         losses = self._global_losses(pending, loss_sums)
         memory_bytes = memory.used_bytes(self.context.device)
+        beside = self._checkpoints.num_beside([p.began_s for p in pending]) if self._checkpoints else 0
         rows = [
             StepRow(
                 step=p.step,
-                warmup=p.step < self.config.measure.warmup_steps,
+                warmup=p.step < self._first_step + self._num_warmup_steps,
+                saving=index < beside,
                 wall_s=t.wall_s,
                 phases_s=t.phases_s,
                 num_samples=len(p.share.sample_ids) if counts else 0,
@@ -133,7 +153,7 @@ class Trainer:
                 learning_rate=p.learning_rate,
                 memory_bytes=memory_bytes,
             )
-            for p, t, loss_sum in zip(pending, times, loss_sums, strict=True)
+            for index, (p, t, loss_sum) in enumerate(zip(pending, times, loss_sums, strict=True))
         ]
         for p in pending:
             self.log.samples_digest += digest(p.step, p.share.sample_ids) if counts else 0

@@ -97,6 +97,13 @@ class Replica:
         weights, optimizer = get_state_dict(self.model, self.optimizer)
         return {"model": weights, "optimizer": optimizer, "scaler": self.precision.scaler.state_dict()}
 
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of the same names and shapes as `state` returns."""
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a distributed tensor's whole value, the same on every rank; any other tensor as it is. A collective."""

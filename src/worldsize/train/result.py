@@ -22,7 +22,7 @@ from worldsize.records import (
     RunRecord,
     RunResult,
 )
-from worldsize.train.loop import TrainLog
+from worldsize.train.log import TrainLog
 from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE
 
 CANNOT_SKIP = "without its collectives a step of this strategy has no weights to compute with"
@@ -62,7 +62,7 @@ def result_of(
         layout=record.layout,
         strategy=record.strategy,
         num_steps=len(log.rows),
-        num_warmup_steps=len(log.rows) - len(timed_steps),
+        num_warmup_steps=sum(row.warmup for row in log.rows),
         samples_digest=to_hex(combine(report.log.samples_digest for report in reports)),
         samples_digest_expected=to_hex(combine([log.prescribed_digest])),
         num_samples=sum(row.num_samples for report in reports for row in report.log.rows),
@@ -72,6 +72,8 @@ def result_of(
         local_grad_norms=summary.local_grad_norms(rows),
         evaluations=log.evaluations,
         checksums=log.checksums,
+        checkpoints=log.checkpoints,
+        resumed_after=log.resumed_after,
         step_time_s=step_time,
         phases_s=summary.phases_s(rows),
         tokens_per_s=tokens / step_time.median,

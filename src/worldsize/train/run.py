@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldsize.checkpoint_folder import read
 from worldsize.config.load import Loaded
 from worldsize.config.schema import Config
 from worldsize.data.language_modelling import LanguageModelling
 from worldsize.data.prepare import prepare
 from worldsize.data.sampler import Sampler
 from worldsize.data.token_file import TokenFile
+from worldsize.errors import UserError
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
-from worldsize.measure.clock import clock_for, marks_cost_s
+from worldsize.measure.clock import NullClock, clock_for, marks_cost_s
 from worldsize.measure.collectives import record
 from worldsize.measure.energy import EnergyMeter
 from worldsize.measure.matmul import MatmulRates, matmul_rates
@@ -30,12 +32,15 @@ from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
+from worldsize.train.checkpoint import Checkpoints
 from worldsize.train.feed import Feed
-from worldsize.train.loop import Trainer, TrainLog
+from worldsize.train.log import TrainLog
+from worldsize.train.loop import Trainer
 from worldsize.train.precision import MATMUL_DTYPE
 from worldsize.train.probe import one_step, probe
 from worldsize.train.process_group import backend_for
 from worldsize.train.result import RankReport, result_of
+from worldsize.train.resume import load_log, load_rng, load_state, same_layout
 from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
 
@@ -48,6 +53,8 @@ class Job:
     out: Path
     command: Sequence[str]
     pinned_cores: Sequence[int] | None
+    checkpoint: Path | None = None
+    """What the run goes on from; None: it begins at its first step."""
 
     @property
     def config(self) -> Config:
@@ -64,12 +71,13 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
-    writer = RunWriter(job.out, context.rank)
+    log = _taken_up(job.checkpoint, running, token_file) if job.checkpoint else TrainLog()
+    writer = RunWriter(job.out, context.rank, log.rows)
     run_record = _record(job, context, model, token_file)
     if context.is_main:
         writer.write_run(run_record)
     matmul = _matmul_rates(config, context)
-    log, energy = _train(running, held_out, writer)
+    energy = _train(running, held_out, writer, log, token_file.digest)
     writer.close()
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
     probes_s = probe(running)
@@ -82,9 +90,39 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
 
-def _train(running: Running, held_out: LanguageModelling | None, writer: RunWriter) -> tuple[TrainLog, EnergyMeter]:
-    """Train with every sink open; the energy is that of training alone."""
+def _taken_up(path: Path, running: Running, token_file: TokenFile) -> TrainLog:
+    """Put a checkpoint's state into the prepared run and return the log of the steps that it has done.
+
+    One step comes first whose traces the checkpoint overwrites: DDP settles the order of its buckets after a step, and
+    with it the order in which gradients are summed, which must be that of the run that was not interrupted.
+    """
+    config, context, strategy = running.config, running.context, running.strategy
+    running.where.stage = "resuming"
+    checkpoint = read(path)
+    if checkpoint.manifest.tokens_digest != token_file.digest:
+        raise UserError(f"{path} was made on another text than data.source={config.data.source} now holds.")
+    same = same_layout(checkpoint.manifest, context, strategy)
+    if not same and checkpoint.step == config.train.steps:
+        raise UserError(
+            f"{path} holds the last of train.steps={config.train.steps} steps: in another layout nothing would be left "
+            f"to time. Resume in the layout that it was made with, {checkpoint.manifest.layout}."
+        )
+    running.where.step = checkpoint.step
+    running.say(Progress("resuming", checkpoint.step, config.train.steps))
+    one_step(running, checkpoint.step, NullClock())
+    load_state(checkpoint, strategy, context)
+    load_rng(checkpoint, context, config.train.seed)
+    return load_log(checkpoint, context, same_layout=same)
+
+
+def _train(
+    running: Running, held_out: LanguageModelling | None, writer: RunWriter, log: TrainLog, tokens_digest: str
+) -> EnergyMeter:
+    """Train with every sink open, adding to `log`; the energy returned is that of training alone."""
     config, context = running.config, running.context
+    checkpoints = None
+    if config.checkpoint.every_steps is not None:
+        checkpoints = Checkpoints(config, context, running.strategy, writer.folder, tokens_digest)
     energy = EnergyMeter(context.device, counts_host=context.local_rank == 0)
     with Sinks(config, writer.folder, enabled=context.is_main) as sinks:
 
@@ -93,9 +131,11 @@ def _train(running: Running, held_out: LanguageModelling | None, writer: RunWrit
             sinks.log(rows, losses)
 
         energy.start()
-        log = Trainer(running, held_out, on_rows).train()
+        Trainer(running, held_out, on_rows, checkpoints, writer.rows_so_far, log).train()
         energy.stop()
-    return log, energy
+    if log.resumed_after:
+        energy.forget("the run was interrupted: the energy of its earlier part was not kept")
+    return energy
 
 
 def seed_dropout(seed: int, context: RankContext) -> None:

@@ -18,12 +18,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from worldsize.checkpoint_folder import Start, begin
 from worldsize.config.load import Loaded, from_dict
 from worldsize.errors import UserError
 from worldsize.launch.pinning import is_for_cpu, pin
 from worldsize.launch.progress import OnProgress, Progress, silent
 from worldsize.records import Origin
-from worldsize.run_folder import claim, locked
+from worldsize.run_folder import locked
 
 if TYPE_CHECKING:
     from worldsize.parallel.context import RankContext
@@ -45,12 +46,18 @@ class RankFailed(Exception):  # noqa: N818
 
 
 def run_rank(
-    loaded: Loaded, out: Path, command: Sequence[str], on_progress: OnProgress, *, claims_folder: bool
+    loaded: Loaded,
+    out: Path,
+    command: Sequence[str],
+    on_progress: OnProgress,
+    *,
+    start: Start | None = None,
+    resume: bool = False,
 ) -> bool:
     """Run this process's rank; return False when `out` already holds this very run, finished.
 
-    `claims_folder`: no launcher has locked and checked the folder, so rank 0 does. Raises RankFailed with a message
-    that names the rank, the stage and the step.
+    Without `start` no launcher has locked and checked the folder, so rank 0 does; `resume` as for `begin`. Raises
+    RankFailed with a message that names the rank, the stage and the step.
     """
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -73,28 +80,31 @@ def run_rank(
         layout = layout_for(loaded.config.parallel, int(os.environ.get("WORLD_SIZE", "1")))
         with ExitStack() as stack:
             context = stack.enter_context(joined(loaded.config, layout))
-            if claims_folder and not _claimed(loaded, out, context, stack):
+            start = start or _begun(loaded, out, context, stack, resume=resume)
+            if start is None:
                 return False
-            run(Job(loaded, out, command, cores), context, on_progress, where)
+            for note in start.notes:
+                on_progress(Progress("resuming", note=note))
+            run(Job(loaded, out, command, cores, start.checkpoint), context, on_progress, where)
     except Exception as error:
         raise RankFailed(rank, explain(error, rank, where, loaded), traceback.format_exc()) from error
     return True
 
 
-def _claimed(loaded: Loaded, out: Path, context: RankContext, stack: ExitStack) -> bool:
-    """Lock and check the folder on rank 0, and let every rank know; return whether there is something to run."""
-    claimed, refusal = False, None
+def _begun(loaded: Loaded, out: Path, context: RankContext, stack: ExitStack, *, resume: bool) -> Start | None:
+    """Lock and check the folder on rank 0, and let every rank know; return where to start, None if all is done."""
+    start, refusal = None, None
     if context.is_main:
         try:
             stack.enter_context(locked(out, "run"))
-            claimed = claim(out, loaded.config.model_dump(), context.world_size)
+            start = begin(out, loaded.config.model_dump(), context.world_size, resume=resume)
         except UserError as error:
             refusal = str(error)
-    answers: list[tuple[bool, str | None]] = context.gather((claimed, refusal))
-    claimed, refusal = answers[0]
+    answers: list[tuple[Start | None, str | None]] = context.gather((start, refusal))
+    start, refusal = answers[0]
     if refusal is not None:
         raise UserError(refusal)
-    return claimed
+    return start
 
 
 def explain(error: Exception, rank: int, where: Where, loaded: Loaded) -> str:
@@ -162,7 +172,8 @@ def main() -> int:
     loaded = Loaded(config=from_dict(job["config"]), origins=origins)
     is_main = os.environ["RANK"] == "0"
     try:
-        run_rank(loaded, Path(job["out"]), job["command"], Throttled(send) if is_main else silent, claims_folder=False)
+        start = Start(Path(job["checkpoint"]) if job["checkpoint"] else None, [])
+        run_rank(loaded, Path(job["out"]), job["command"], Throttled(send) if is_main else silent, start=start)
     except RankFailed as failure:
         send({"error": {"rank": failure.rank, "message": failure.message, "details": failure.details}})
         return 1
