@@ -62,7 +62,6 @@ class Slurm:
             "working_directory": str(Path.cwd()),
             "launch": launch,
             "python": python_of(launch),
-            "resume": "",
             "runs": [(str(self.out / config_path(p.cell.name)), str(self.out / p.folder)) for p in runs],
         }
 

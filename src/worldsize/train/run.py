@@ -120,9 +120,10 @@ def _train(
 ) -> EnergyMeter:
     """Train with every sink open, adding to `log`; the energy returned is that of training alone."""
     config, context = running.config, running.context
-    checkpoints = None
-    if config.checkpoint.every_steps is not None:
-        checkpoints = Checkpoints(config, context, running.strategy, writer.folder, tokens_digest)
+
+    def checkpoints() -> Checkpoints:
+        return Checkpoints(config, context, running.strategy, writer.folder, tokens_digest)
+
     energy = EnergyMeter(context.device, counts_host=context.local_rank == 0)
     with Sinks(config, writer.folder, enabled=context.is_main) as sinks:
 
