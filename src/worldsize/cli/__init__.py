@@ -21,6 +21,7 @@ from worldsize.errors import UserError, unknown
 COMMANDS = {
     "train": "Train one model once and measure every step.",
     "study": "Say which speedup each added device brings.",
+    "launch": "Run a study on a cluster or in a cloud, and report on it.",
     "report": "Explain what was measured, on one page or as data.",
     "audit": "Say which speedups stand, in anybody's numbers.",
     "generate": "Let a model write on from a prompt.",

@@ -94,8 +94,11 @@ def _as_a_rank(loaded: Loaded, world_size: int, out: Path, resume: bool) -> bool
     from worldsize.errors import RunError
     from worldsize.launch.local import details_name, keep_details, resolved_for
     from worldsize.launch.progress import PlainLines, silent
+    from worldsize.launch.rendezvous import check_rendezvous
     from worldsize.train.worker import RankFailed, run_rank
 
+    if world_size > 1:
+        check_rendezvous()
     say = PlainLines(sys.stderr) if os.environ["RANK"] == "0" else silent
     resolved = resolved_for(loaded, world_size, say)
     try:

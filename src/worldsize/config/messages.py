@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
-from worldsize.config.schema import Config, Section
+from worldsize.config.schema import ONE_LINE, ONE_WORD, Config, Section
 from worldsize.errors import UserError, nearest
 
 OTHER_NAMES = {
@@ -158,6 +158,10 @@ def _hint(error: ErrorDetails, value: Any) -> str:
         return " Put it in quotes to make it text."
     if error["type"] == "int_type" and isinstance(value, float) and value.is_integer():
         return f" Write {int(value)}."
+    if error["type"] == "string_pattern_mismatch":
+        form = error["ctx"]["pattern"]
+        words = {ONE_WORD: "one word without quotes", ONE_LINE: "one line"}.get(form, f"text of the form {form}")
+        return f" It takes {words}."
     if error["type"] == "bool_type" and value in ("yes", "on", "no", "off"):
         return f" Write {show(value in ('yes', 'on'))}."
     return ""

@@ -151,7 +151,7 @@ def _run_ranks(
             "checkpoint": str(checkpoint) if checkpoint else None,
         }
     )
-    port = _free_port()
+    port = free_port()
     ranks: list[_Rank] = []
     try:
         for index, place in enumerate(places):
@@ -241,7 +241,7 @@ def _end(ranks: Sequence[_Rank]) -> None:
 def _what_happened(ranks: Sequence[_Rank], out: Path) -> str:
     """Return the message of the rank that failed first: an error of its own, else a death, else an echo."""
     for rank in ranks:
-        if rank.error and not _is_echo(rank.error["message"]):
+        if rank.error and not is_echo(rank.error["message"]):
             return f"{rank.error['message']} Details: {out / details_name(rank.rank)}"
     for rank in ranks:
         if rank.returncode is not None and rank.returncode < 0:
@@ -263,7 +263,7 @@ def _killed(rank: _Rank, last_step: int, out: Path) -> str:
     )
 
 
-def _is_echo(message: str) -> bool:
+def is_echo(message: str) -> bool:
     """Return whether a rank's error looks like the echo of another rank's end."""
     words = ("connection closed by peer", "connection reset by peer", "broken pipe", "connection refused", "timed out")
     return any(word in message.lower() for word in words)
@@ -279,7 +279,7 @@ def keep_details(rank: int, details: str, out: Path) -> None:
         file.write(details)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

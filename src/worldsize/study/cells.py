@@ -21,6 +21,7 @@ NOT_WORK = (
     "device.timeout_s",
     "measure.",
     "checkpoint.",
+    "launch.",
 )
 """Keys (or beginnings of keys) that change neither what is trained nor how."""
 

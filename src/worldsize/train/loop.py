@@ -11,6 +11,7 @@ import torch
 
 from worldsize.data.batch import Samples
 from worldsize.data.sampler import digest
+from worldsize.errors import RunError
 from worldsize.launch.progress import Progress
 from worldsize.measure import memory
 from worldsize.parallel.strategy import StepOutput
@@ -43,11 +44,14 @@ class Trainer:
         running: Running,
         held_out: Samples | None,
         on_rows: Callable[[list[StepRow], list[float]], None],
-        checkpoints: Checkpoints | None = None,
+        checkpoints: Callable[[], Checkpoints] | None = None,
         rows_so_far: Callable[[], bytes] = bytes,
         log: TrainLog | None = None,
     ) -> None:
-        """`log` is that of the steps done before, when a run goes on; `rows_so_far` reads back what `on_rows` wrote."""
+        """`log` is that of the steps done before, when a run goes on; `rows_so_far` reads back what `on_rows` wrote.
+
+        `checkpoints` opens the run's checkpoints, called at most once: at the start, or when the run is asked to leave.
+        """
         self.config = running.config
         self.context = running.context
         self.strategy = running.strategy
@@ -58,10 +62,10 @@ class Trainer:
         self._running = running
         self.log = log or TrainLog()
         self._first_step = len(self.log.rows)
-        self._checkpoints = checkpoints
+        self._open_checkpoints = checkpoints
+        self._checkpoints: Checkpoints | None = None
         self._rows_so_far = rows_so_far
-        if checkpoints is not None:
-            checkpoints.saves = self.log.checkpoints
+        self._leaves = False
         self._say = running.say
         self._on_rows = on_rows
         self._pending: list[_Pending] = []
@@ -70,6 +74,8 @@ class Trainer:
         """Run all steps that are left, with the evaluations, checksums and checkpoints of the config."""
         self.where.stage = "training"
         num_steps = self.config.train.steps
+        if self.config.checkpoint.every_steps is not None:
+            self._open()
         if self._first_step == 0:
             self._checksum(0)
         self._began_s = time.perf_counter() - self.log.wall_s
@@ -88,6 +94,8 @@ class Trainer:
                 self._checksum(done)
             if saves:
                 self._save(done)
+            if self._leaves and done < num_steps:
+                self._leave(done, saved=saves)
         self.log.wall_s = time.perf_counter() - self._began_s
         if self._checkpoints is not None:
             self._checkpoints.wait()
@@ -100,6 +108,24 @@ class Trainer:
         if self._first_step == 0:
             return warmup
         return min(warmup, (self.config.train.steps - self._first_step) // 2)
+
+    def _open(self) -> None:
+        if self._open_checkpoints is not None and self._checkpoints is None:
+            self._checkpoints = self._open_checkpoints()
+            self._checkpoints.saves = self.log.checkpoints
+
+    def _leave(self, done: int, *, saved: bool) -> None:
+        """Save, if that was not just done, and end the run. Raises RunError on every rank once all is on the disk."""
+        self._open()
+        if self._checkpoints is not None:
+            if not saved:
+                self._save(done)
+            self._checkpoints.wait()
+        self.context.barrier()  # a rank that ends early would have its launcher end the others in mid-save
+        raise RunError(
+            f"the run was asked to leave (SIGUSR1) and saved a checkpoint after step {done}. Run the same command with "
+            "--resume to go on from there."
+        )
 
     def _save(self, done: int) -> None:
         """Begin a checkpoint of all that the steps done so far have left, on every rank."""
@@ -171,7 +197,9 @@ class Trainer:
         """Return each step's loss over all ranks. Raises FloatingPointError on every rank when one is not finite."""
         counts = self.context.counts
         mine = [(x, p.share.num_targets if counts else 0) for x, p in zip(loss_sums, pending, strict=True)]
-        by_rank = self.context.gather(mine)
+        answers = self.context.gather((self.where.asked_to_leave, mine))
+        self._leaves = any(asked for asked, _ in answers)
+        by_rank = [theirs for _, theirs in answers]
         losses = []
         for p, ranks in zip(pending, zip(*by_rank, strict=True), strict=True):
             sick = [rank for rank, (loss_sum, _) in enumerate(ranks) if not math.isfinite(loss_sum)]

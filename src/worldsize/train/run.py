@@ -125,9 +125,10 @@ def _train(
 ) -> EnergyMeter:
     """Train with every sink open, adding to `log`; the energy returned is that of training alone."""
     config, context = running.config, running.context
-    checkpoints = None
-    if config.checkpoint.every_steps is not None:
-        checkpoints = Checkpoints(config, context, running.strategy, writer.folder, tokens_digest)
+
+    def checkpoints() -> Checkpoints:
+        return Checkpoints(config, context, running.strategy, writer.folder, tokens_digest)
+
     counts_host = context.is_main if emulated_network() else context.local_rank == 0
     energy = EnergyMeter(context.device, counts_host=counts_host)
     with Sinks(config, writer.folder, enabled=context.is_main) as sinks:

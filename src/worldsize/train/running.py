@@ -14,10 +14,12 @@ from worldsize.train.feed import Feed
 
 @dataclass
 class Where:
-    """How far this rank has come, for the message when it fails."""
+    """How far this rank has come, for the message when it fails, and whether it is to stop there."""
 
     stage: str = "starting"
     step: int = 0
+    asked_to_leave: bool = False
+    """SIGUSR1 came: a cluster is about to take the machine away."""
 
 
 @dataclass(frozen=True)

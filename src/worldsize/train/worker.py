@@ -76,6 +76,7 @@ def run_rank(
 
     torch.set_num_threads(device.threads_per_rank)
     where = Where()
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(where, "asked_to_leave", True))
     try:
         layout = layout_for(loaded.config.parallel, int(os.environ.get("WORLD_SIZE", "1")))
         with ExitStack() as stack:
