@@ -24,6 +24,8 @@ from worldsize.parallel.strategy import Strategy
 from worldsize.records import CollectiveCount
 from worldsize.train.checksum import weights_checksum
 from worldsize.train.feed import Feed
+from worldsize.train.precision import in_precision
+from worldsize.train.replica import whole
 from worldsize.train.run import seed_dropout
 
 NUM_STEPS = 10
@@ -83,19 +85,20 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
     layout = layout_for(config.parallel, world_size)
     context = RankContext(rank, world_size, rank, torch.device(device), layout)
     seed_dropout(config.train.seed, context)
-    model = build(config.model, config.train.seed, context.device)
+    model = in_precision(build(config.model, config.train.seed, context.device), config.train.precision)
     strategy = strategies()[strategy_name(config.parallel, world_size)]()
     strategy.prepare(model, config, context)
     data = UnevenSamples()
     feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches_for(config.train, layout), context)  # type: ignore[arg-type]
     before = whole_weights(strategy)
     clock = clock_for(context.device)
-    losses, norms, local_norms, consumed = [], [], [], 0
+    losses, norms, local_norms, consumed, gradients = [], [], [], 0, {}
     for step in range(config.train.steps):
         clock.start()
         share = feed.share(step).to(context.device)
         output = strategy.step(share.micro_batches, config.optimizer.learning_rate, clock)
         clock.stop()
+        gradients = gradients or first_gradients(strategy, config)
         consumed += digest(step, share.sample_ids)
         losses.append(float(output.loss_sum))
         norms.append(None if output.grad_norm is None else float(output.grad_norm))
@@ -105,6 +108,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "after": whole_weights(strategy),
         "checksum": weights_checksum(strategy.full_parameters()),
         "losses": losses,
+        "gradients": gradients,
         "norms": norms,
         "local_norms": local_norms,
         "times": clock.window(),
@@ -119,6 +123,15 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
 
 def whole_weights(strategy: Strategy) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in strategy.full_parameters()}
+
+
+def first_gradients(strategy: Strategy, config: Config) -> dict[str, torch.Tensor]:
+    """Return, after the first step, the gradients that the optimizer was given: clipped, whole, of this rank's tensors.
+
+    AdamW's running mean is then (1 - beta1) × the gradient, whatever the strategy keeps the gradient itself in.
+    """
+    by_name = strategy.state()["optimizer"]["state"]
+    return {name: whole(each["exp_avg"]).clone() / (1 - config.optimizer.beta1) for name, each in by_name.items()}
 
 
 def names_of(tree: Any, path: str = "") -> set[str]:

@@ -78,9 +78,9 @@ class TrainConfig(Section):
         None, ge=1, description="samples in one forward on one device; unset = the whole per-device batch"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, sample order and dropout")
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = Field(
         "fp32",
-        description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling)",
+        description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling); fp64 everywhere, to check other ways",
     )
     compile: bool = Field(False, description="torch.compile the model")
     activation_checkpointing: Literal["none", "block"] = Field(

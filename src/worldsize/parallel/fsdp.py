@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import BF16_BYTES, FP32_BYTES, describe
+from worldsize.models.cost import BF16_BYTES, describe, kept_bytes
 from worldsize.parallel.data_parallel import HoldsReplica
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.strategy import StepOutput
@@ -67,19 +67,20 @@ class FullyShardedDataParallel(HoldsReplica):
         if config.parallel.zero_stage == 3:
             # The root is used from the beginning of forward to the end of backward, and never given back between.
             gathered = (2 * all_units - root) * batches_for(config.train, layout).accumulation
-        weight_bytes = BF16_BYTES if config.train.precision == "bf16" else FP32_BYTES
+        kept = kept_bytes(config.train.precision)
+        weight_bytes = BF16_BYTES if config.train.precision == "bf16" else kept
         counts = [
             CollectiveCount(kind="all_gather", group="fsdp", group_size=layout.fsdp,
                             payload_bytes=gathered // layout.fsdp * weight_bytes),
             CollectiveCount(kind="reduce_scatter", group="fsdp", group_size=layout.fsdp,
-                            payload_bytes=all_units * FP32_BYTES),
+                            payload_bytes=all_units * kept),
         ]  # fmt: skip
         if layout.dp > 1:
             counts.append(CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp,
-                                          payload_bytes=all_units // layout.fsdp * FP32_BYTES))  # fmt: skip
+                                          payload_bytes=all_units // layout.fsdp * kept))  # fmt: skip
         if config.train.grad_clip_norm is not None:  # the norm of each tensor, from those of its shards
             counts.append(CollectiveCount(kind="all_reduce", group="fsdp", group_size=layout.fsdp,
-                                          payload_bytes=len(model.parameter_shapes) * FP32_BYTES))  # fmt: skip
+                                          payload_bytes=len(model.parameter_shapes) * kept))  # fmt: skip
         return sorted(counts, key=lambda count: (count.kind, count.group))
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:

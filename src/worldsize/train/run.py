@@ -32,7 +32,7 @@ from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, St
 from worldsize.run_folder import RunWriter, trace_name
 from worldsize.train.feed import Feed
 from worldsize.train.loop import Trainer, TrainLog
-from worldsize.train.precision import MATMUL_DTYPE
+from worldsize.train.precision import MATMUL_DTYPE, in_precision
 from worldsize.train.probe import one_step, probe
 from worldsize.train.process_group import backend_for
 from worldsize.train.result import RankReport, result_of
@@ -60,7 +60,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
     seed_dropout(config.train.seed, context)
-    model = build(config.model, config.train.seed, context.device)
+    model = in_precision(build(config.model, config.train.seed, context.device), config.train.precision)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
