@@ -115,6 +115,8 @@ def test_resolve_fills_in_what_follows() -> None:
         "train.micro_batch": 8,
         "parallel.dp": 3,
         "parallel.fsdp": 1,
+        "parallel.tp": 1,
+        "parallel.pp": 1,
         "parallel.strategy": "ddp",
     }
     values = dict(leaves(resolved.config))

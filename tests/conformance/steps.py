@@ -99,10 +99,11 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         output = strategy.step(share.micro_batches, config.optimizer.learning_rate, clock)
         clock.stop()
         gradients = gradients or first_gradients(strategy, config)
-        consumed += digest(step, share.sample_ids)
-        losses.append(float(output.loss_sum))
+        consumed += digest(step, share.sample_ids) if context.counts else 0
+        losses.append(float(output.loss_sum) if context.counts else 0.0)
         norms.append(None if output.grad_norm is None else float(output.grad_norm))
         local_norms.append(None if output.local_grad_norm is None else float(output.local_grad_norm))
+    evaluated = float(strategy.evaluate(data.batch(np.arange(8), 1).to(context.device)))
     return {
         "before": before,
         "after": whole_weights(strategy),
@@ -115,7 +116,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "digest": consumed,
         "state_names": names_of(strategy.state()),
         "held_bytes": held_bytes(strategy),
-        "evaluated": float(strategy.evaluate(data.batch(np.arange(8), 1).to(context.device))),
+        "evaluated": evaluated if context.counts else None,
         "predicted": strategy.communication(config, layout, describe(config.model)),
         "observed": observed(strategy, feed, context) if observe else None,
     }
@@ -156,7 +157,7 @@ def observed(strategy: Strategy, feed: Feed, context: RankContext) -> list[Colle
     def step() -> None:
         strategy.step(feed.share(0).to(context.device).micro_batches, 0.0, clock_for(context.device))
 
-    if context.layout.dp < context.world_size:
+    if context.layout.dp < context.world_size:  # several groups, which a trace cannot tell apart
         return record(step, context.layout)
     events = trace(step, dist.barrier, num_steps=1, device=context.device)
     return collectives_of(events, {context.world_size: "dp"})

@@ -136,8 +136,10 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 
 def test_evaluation_is_one_devices(trained: Trained) -> None:
     case, single, ranks = trained
-    for one in ranks:
-        assert one["evaluated"] == pytest.approx(single["evaluated"], rel=max(1e-4, 10 * case.loss_tolerance))
+    counted = [one["evaluated"] for one in ranks if one["evaluated"] is not None]
+    assert counted
+    for evaluated in counted:
+        assert evaluated == pytest.approx(single["evaluated"], rel=max(1e-4, 10 * case.loss_tolerance))
 
 
 def test_the_ranks_samples_are_one_devices(trained: Trained) -> None:

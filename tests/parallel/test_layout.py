@@ -66,3 +66,36 @@ def test_a_group_is_named_by_the_axes_along_which_its_ranks_differ() -> None:
     assert layout.axes_of([2, 8]) == "dp"
     assert layout.axes_of([0, 3, 6, 9]) == "dp×fsdp"
     assert layout.axes_of(range(12)) == "dp×fsdp×tp"
+    assert Layout(dp=2, pp=2).axes_of([0, 2]) == "pp"
+
+
+def test_a_strategys_own_axis_takes_what_the_others_leave() -> None:
+    assert layout_for(ParallelConfig(strategy="tensor"), 4) == Layout(tp=4)
+    assert layout_for(ParallelConfig(strategy="tensor", dp=2), 4) == Layout(dp=2, tp=2)
+    assert layout_for(ParallelConfig(strategy="tensor", tp=2), 8) == Layout(dp=4, tp=2)
+    assert layout_for(ParallelConfig(strategy="pipeline", tp=2), 8) == Layout(tp=2, pp=4)
+    with pytest.raises(UserError, match=r"dp=1 × fsdp=1 × tp=3 × pp=1 needs 3 devices.*parallel\.tp unset"):
+        layout_for(ParallelConfig(strategy="tensor", tp=3, dp=1), 4)
+
+
+def test_neighbouring_ranks_differ_along_tp_and_the_far_ones_along_pp() -> None:
+    layout = Layout(dp=2, tp=2, pp=2)
+    places = [tuple(layout.coordinates(rank).values()) for rank in range(8)]
+    assert [layout.coordinates(rank)["tp"] for rank in range(8)] == [0, 1] * 4
+    assert [layout.coordinates(rank)["dp"] for rank in range(8)] == [0, 0, 1, 1] * 2
+    assert [layout.coordinates(rank)["pp"] for rank in range(8)] == [0] * 4 + [1] * 4
+    assert len(set(places)) == 8
+
+
+@given(degree, degree, degree, degree)
+def test_each_share_of_the_batch_is_counted_once(dp: int, fsdp: int, tp: int, pp: int) -> None:
+    layout = Layout(dp, fsdp, tp, pp)
+    counted = [layout.data_rank(rank) for rank in range(layout.world_size) if layout.counts(rank)]
+    assert sorted(counted) == list(range(layout.num_data_ranks))
+
+
+def test_a_ragged_last_micro_batch_must_be_asked_for() -> None:
+    with pytest.raises(UserError, match=r"2 data ranks × micro batches of 4.*allow_ragged_micro_batch=true"):
+        batches_for(TrainConfig(global_batch=12, micro_batch=4), Layout(dp=2))
+    ragged = TrainConfig(global_batch=12, micro_batch=4, allow_ragged_micro_batch=True)
+    assert batches_for(ragged, Layout(dp=2)).accumulation == 2

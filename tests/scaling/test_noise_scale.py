@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from worldsize.errors import UserError
 from worldsize.scaling.noise_scale import (
     NoiseScale,
-    fewer_steps,
     gradient_noise_scale,
     sample_efficiency,
     step_efficiency,
@@ -79,12 +78,6 @@ def test_efficiencies_obey_the_trade_off(noise_scale: float, batch: float) -> No
     # (steps / least steps - 1) (samples / least samples - 1) = 1, McCandlish et al. 2018, section 2.3
     steps, samples = 1 / step_efficiency(noise_scale, batch), 1 / sample_efficiency(noise_scale, batch)
     assert (steps - 1) * (samples - 1) == pytest.approx(1, rel=1e-6)
-
-
-def test_at_the_critical_batch_doubling_saves_a_quarter_of_the_steps() -> None:
-    assert fewer_steps(64, 64, 128) == pytest.approx(0.75)
-    assert fewer_steps(1e9, 64, 128) == pytest.approx(0.5)
-    assert fewer_steps(1e-9, 64, 128) == pytest.approx(1.0)
 
 
 def test_what_cannot_be_known_is_absent_with_a_reason() -> None:

@@ -170,8 +170,7 @@ def resolve(loaded: Loaded, world_size: int, vocab_size: int | None) -> Loaded:
         "model.d_ff": config.model.d_ff or default_d_ff(config.model),
         "model.vocab_size": _vocab_size(config.model.vocab_size, vocab_size),
         "train.micro_batch": batches_for(config.train, layout).micro_batch,
-        "parallel.dp": layout.dp,
-        "parallel.fsdp": layout.fsdp,
+        **{f"parallel.{axis}": degree for axis, degree in layout.as_dict().items()},
         "parallel.strategy": strategy_name(config.parallel, world_size),
     }
     changed = {key: value for key, value in derived.items() if value != loaded.origins[key].value}

@@ -77,6 +77,9 @@ class TrainConfig(Section):
     micro_batch: int | None = Field(
         None, ge=1, description="samples in one forward on one device; unset = the whole per-device batch"
     )
+    allow_ragged_micro_batch: bool = Field(
+        False, description="let the last micro batch of a step be smaller where micro_batch does not divide"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, sample order and dropout")
     precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = Field(
         "fp32",
@@ -122,13 +125,21 @@ class ParallelConfig(Section):
         "auto", description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp' or 'fsdp'"
     )
     dp: int | None = Field(
-        None, ge=1, description="data-parallel replicas; unset = what the other degrees leave (under fsdp, 1)"
+        None,
+        ge=1,
+        description="data-parallel replicas; unset = what the other degrees leave, or 1 where the strategy spreads over another axis",
     )
     fsdp: int | None = Field(
         None, ge=1, description="ranks that share one replica's weights; unset = under fsdp what dp leaves, else 1"
     )
-    tp: int = Field(1, ge=1, description="tensor-parallel ranks")
-    pp: int = Field(1, ge=1, description="pipeline stages")
+    tp: int | None = Field(
+        None, ge=1, description="tensor-parallel ranks; unset = under tensor what the other degrees leave, else 1"
+    )
+    pp: int | None = Field(
+        None,
+        ge=1,
+        description="pipeline stages; unset = under pipeline and model_parallel what the other degrees leave, else 1",
+    )
     bucket_mib: float = Field(25.0, gt=0, description="size of a gradient bucket under ddp")
     gradient_compression: Literal["none", "bf16", "fp16", "powersgd"] = Field(
         "none",

@@ -29,7 +29,12 @@ class RankContext:
     @property
     def data_rank(self) -> int:
         """Which share of the global batch is this rank's."""
-        return self.rank
+        return self.layout.data_rank(self.rank)
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank speaks for its share of the batch; others report no samples, tokens or loss."""
+        return self.layout.counts(self.rank)
 
     def barrier(self) -> None:
         """Wait for all ranks. Called on every rank, never inside a timed step."""

@@ -87,6 +87,7 @@ class FullyShardedDataParallel(HoldsReplica):
         from torch.distributed.fsdp import FSDPModule
 
         from worldsize.measure.fsdp_clock import fsdp_clock_for
+        from worldsize.parallel.mesh import mesh_of
         from worldsize.train.replica import Replica
 
         prefixes = describe(config.model).block_prefixes
@@ -129,14 +130,6 @@ class FullyShardedDataParallel(HoldsReplica):
             if isinstance(module, FSDPModule):
                 module.reshard()  # a forward without backward leaves some units gathered
         return loss_sum
-
-
-def mesh_of(context: RankContext) -> DeviceMesh:
-    """Return the mesh of the fsdp ranks, with dp as the outer dimension where there is one. Called on every rank."""
-    from torch.distributed.device_mesh import init_device_mesh
-
-    axes = {axis: degree for axis, degree in (("dp", context.layout.dp), ("fsdp", context.layout.fsdp)) if degree > 1}
-    return init_device_mesh(context.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
 
 
 def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: DeviceMesh) -> FSDPModule:

@@ -51,11 +51,6 @@ def sample_efficiency(noise_scale: ArrayLike, global_batch: float) -> Floats:
     return np.asarray(1 - step_efficiency(noise_scale, global_batch))
 
 
-def fewer_steps(noise_scale: ArrayLike, global_batch: float, larger_batch: float) -> Floats:
-    """Return steps to a given loss at the larger batch over those at `global_batch` (section 2.3)."""
-    return step_efficiency(noise_scale, global_batch) / step_efficiency(noise_scale, larger_batch)
-
-
 def gradient_noise_scale(
     rank_norms: ArrayLike, averaged_norms: ArrayLike, per_rank_batch: int, *, seed: int = 0
 ) -> NoiseScale:

@@ -115,7 +115,8 @@ class Trainer:
         """Synchronise, turn the window's steps into rows, check the loss, tell people."""
         times = self.clock.window()
         pending, self._pending = self._pending, []
-        loss_sums = torch.stack([p.output.loss_sum for p in pending]).tolist()
+        counts = self.context.counts
+        loss_sums = [x if counts else 0.0 for x in torch.stack([p.output.loss_sum for p in pending]).tolist()]
         losses = self._global_losses(pending, loss_sums)
         memory_bytes = memory.used_bytes(self.context.device)
         rows = [
@@ -124,8 +125,8 @@ class Trainer:
                 warmup=p.step < self.config.measure.warmup_steps,
                 wall_s=t.wall_s,
                 phases_s=t.phases_s,
-                num_samples=len(p.share.sample_ids),
-                num_tokens=p.share.num_tokens,
+                num_samples=len(p.share.sample_ids) if counts else 0,
+                num_tokens=p.share.num_tokens if counts else 0,
                 loss_sum=loss_sum,
                 grad_norm=_value(p.output.grad_norm),
                 local_grad_norm=_value(p.output.local_grad_norm),
@@ -135,18 +136,20 @@ class Trainer:
             for p, t, loss_sum in zip(pending, times, loss_sums, strict=True)
         ]
         for p in pending:
-            self.log.samples_digest += digest(p.step, p.share.sample_ids)
+            self.log.samples_digest += digest(p.step, p.share.sample_ids) if counts else 0
             self.log.prescribed_digest += digest(p.step, self.feed.prescribed_ids(p.step))
         self.log.rows += rows
         self.log.contention_s += [t.contention_s for t in times]
         self._on_rows(rows, losses)
         wall_s = sum(row.wall_s for row in rows)
-        tokens = sum(row.num_tokens for row in rows) * self.context.layout.num_data_ranks
+        tokens = sum(p.share.num_tokens for p in pending) * self.context.layout.num_data_ranks
         self._say(Progress("training", rows[-1].step + 1, self.config.train.steps, losses[-1], tokens / wall_s))
 
     def _global_losses(self, pending: list[_Pending], loss_sums: list[float]) -> list[float]:
         """Return each step's loss over all ranks. Raises FloatingPointError on every rank when one is not finite."""
-        by_rank = self.context.gather([(x, p.share.num_tokens) for x, p in zip(loss_sums, pending, strict=True)])
+        counts = self.context.counts
+        mine = [(x, p.share.num_tokens if counts else 0) for x, p in zip(loss_sums, pending, strict=True)]
+        by_rank = self.context.gather(mine)
         losses = []
         for p, ranks in zip(pending, zip(*by_rank, strict=True), strict=True):
             sick = [rank for rank, (loss_sum, _) in enumerate(ranks) if not math.isfinite(loss_sum)]
@@ -167,7 +170,8 @@ class Trainer:
         assert self.config.train.micro_batch is not None
         batches = micro_batches(self.held_out, ids, self.config.train.micro_batch, 1)
         loss_sum = sum(float(self.strategy.evaluate(batch.to(self.context.device))) for batch in batches)
-        totals = self.context.gather((loss_sum, sum(batch.num_target_tokens for batch in batches)))
+        num_targets = sum(batch.num_target_tokens for batch in batches)
+        totals = self.context.gather((loss_sum, num_targets) if self.context.counts else (0.0, 0))
         num_tokens = sum(tokens for _, tokens in totals)
         self.log.evaluations.append(
             Evaluation(step=done, loss=sum(loss for loss, _ in totals) / num_tokens, num_tokens=num_tokens)
