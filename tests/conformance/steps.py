@@ -19,6 +19,7 @@ from worldsize.models.cost import describe
 from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
+from worldsize.parallel.local_sgd import period_of
 from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
 from worldsize.records import CollectiveCount
@@ -26,7 +27,7 @@ from worldsize.train.checksum import weights_checksum
 from worldsize.train.feed import Feed
 from worldsize.train.precision import in_precision
 from worldsize.train.replica import whole
-from worldsize.train.run import seed_dropout
+from worldsize.train.run import TELLING_TRACES, seed_dropout
 
 NUM_STEPS = 10
 LENGTH = 16
@@ -118,7 +119,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "held_bytes": held_bytes(strategy),
         "evaluated": evaluated if context.counts else None,
         "predicted": strategy.communication(config, layout, describe(config.model)),
-        "observed": observed(strategy, feed, context) if observe else None,
+        "observed": observed(strategy, feed, context, config) if observe else None,
     }
 
 
@@ -151,13 +152,13 @@ def held_bytes(strategy: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in local)
 
 
-def observed(strategy: Strategy, feed: Feed, context: RankContext) -> list[CollectiveCount]:
-    """Return what one step issues: by the trace where all collectives run in one group, else by the dispatcher."""
+def observed(strategy: Strategy, feed: Feed, context: RankContext, config: Config) -> list[CollectiveCount]:
+    """Return what one step issues: by the trace where it tells all, as a run does, else by the dispatcher."""
 
     def step() -> None:
         strategy.step(feed.share(0).to(context.device).micro_batches, 0.0, clock_for(context.device))
 
-    if context.layout.dp < context.world_size:  # several groups, which a trace cannot tell apart
-        return record(step, context.layout)
+    if config.parallel.strategy not in TELLING_TRACES:
+        return record(step, context.layout, period=period_of(config))
     events = trace(step, dist.barrier, num_steps=1, device=context.device)
     return collectives_of(events, {context.world_size: "dp"})

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from worldsize.parallel.allreduce import AllReduce
 from worldsize.parallel.ddp import DistributedDataParallel
+from worldsize.parallel.deepspeed import DeepSpeed
 from worldsize.parallel.fsdp import FullyShardedDataParallel
+from worldsize.parallel.local_sgd import LocalSGD
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
 
 
 def strategies() -> dict[str, type[Strategy]]:
     """Return every strategy under the name that `parallel.strategy` takes."""
-    known: tuple[type[Strategy], ...] = (SingleDevice, AllReduce, DistributedDataParallel, FullyShardedDataParallel)
+    known: tuple[type[Strategy], ...] = (
+        SingleDevice,
+        AllReduce,
+        DistributedDataParallel,
+        FullyShardedDataParallel,
+        DeepSpeed,
+        LocalSGD,
+    )
     return {strategy.name: strategy for strategy in known}
