@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from worldsize.parallel.allreduce import AllReduce
 from worldsize.parallel.ddp import DistributedDataParallel
+from worldsize.parallel.deepspeed import DeepSpeed
 from worldsize.parallel.fsdp import FullyShardedDataParallel
+from worldsize.parallel.local_sgd import LocalSGD
 from worldsize.parallel.pipeline import ModelParallel, Pipeline
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
@@ -18,6 +20,8 @@ def strategies() -> dict[str, type[Strategy]]:
         AllReduce,
         DistributedDataParallel,
         FullyShardedDataParallel,
+        DeepSpeed,
+        LocalSGD,
         TensorParallel,
         Pipeline,
         ModelParallel,

@@ -14,6 +14,7 @@ from worldsize.data.sampler import digest
 from worldsize.errors import RunError
 from worldsize.launch.progress import Progress
 from worldsize.measure import memory
+from worldsize.parallel.local_sgd import period_of
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import Checksum, StepRow
 from worldsize.train.checkpoint import LOG, ROWS, Checkpoints, as_json, as_tensor
@@ -221,7 +222,7 @@ class Trainer:
         """Compare the weights across replicas; a difference is said at once and kept for the result."""
         by_rank = self.context.gather(weights_checksum(self.strategy.full_parameters()))
         self.log.checksums.append(Checksum(step=done, by_rank=by_rank))
-        if len(set(by_rank)) > 1:
+        if len(set(by_rank)) > 1 and done % period_of(self.config) == 0:  # between averages they may
             self._say(Progress("training", done, self.config.train.steps, note="WARNING: the replicas' weights differ"))
 
 

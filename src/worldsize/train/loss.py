@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,11 +10,13 @@ from worldsize.data.batch import IGNORED_TARGET
 
 
 def loss_sum(logits_BTV: Tensor, targets_BT: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the cross entropy summed over all targets that are not IGNORED_TARGET: an fp32 scalar, in nats.
+    """Return the cross entropy summed over all targets that are not IGNORED_TARGET: a scalar in nats, in fp32
+    or, of fp64 logits, in fp64.
 
     Of a classifier logits are (B, K) and targets (B). Dividing by the global count of targets is the caller's part.
     """
-    logits_NV = logits_BTV.flatten(0, -2).float()
+    logits_NV = logits_BTV.flatten(0, -2)
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     return F.cross_entropy(
         logits_NV,
         targets_BT.flatten(),
