@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from types import ModuleType
 
 from tests.conformance.test_strategies import PAIRS
@@ -12,10 +13,9 @@ from tests.docs.pages import ROOT
 
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate_conformance", ROOT / "docs" / "generate_conformance.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
@@ -40,7 +40,7 @@ def test_cells_say_on_how_many_ranks_or_why_not() -> None:
     assert "| ddp, bf16 | 2, 4 | FAILED |" in lines
     assert "| zero | a | 2 |" in lines
     assert "- a: not movable" in lines
-    assert "1. losses" in lines and "2. weights" in lines
+    assert {"1. losses", "2. weights"} <= set(lines)
     assert not any("no row" in line or "a run" in line for line in lines[8:])
 
 
