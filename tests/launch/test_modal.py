@@ -126,9 +126,7 @@ class Calls:
         monkeypatch.setattr(modal.FunctionCall, "from_id", lambda _: Call())
 
 
-def test_calls_are_made_once_deployed_and_followed_by_their_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_are_made_once_deployed_and_followed_by_their_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(monkeypatch)
     engine, jobs, _ = study(tmp_path / "s")
     ids = [engine.submit(job, job.runs) for job in jobs]

@@ -156,9 +156,7 @@ def test_a_tasks_commands_train_on_two_nodes(tmp_path: Path) -> None:
     assert len(rows) == 4
 
 
-def test_a_task_is_submitted_followed_collected_and_taken_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_is_submitted_followed_collected_and_taken_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, job = study(tmp_path / "s", "launch.gpu=H100")
     programs = Programs(tmp_path / "bin", monkeypatch)
     programs.answer("sky", "ok", code=101, script='[[ "$1" == logs && "$2" == --status ]] || exit 0')

@@ -70,7 +70,9 @@ def test_the_script_is_bash_and_runs_every_run_in_order(tmp_path: Path) -> None:
 
 
 def test_a_container_runs_every_rank(tmp_path: Path) -> None:
-    script = slurm(tmp_path, "launch.container=/images/torch.sif", "launch.container_options=--nv").render(JOB, JOB.runs)
+    script = slurm(tmp_path, "launch.container=/images/torch.sif", "launch.container_options=--nv").render(
+        JOB, JOB.runs
+    )
     assert "rank apptainer exec --nv /images/torch.sif python -m worldsize train" in script
 
 

@@ -299,7 +299,9 @@ def packing_has_effect(config: Config) -> str | None:
 def local_steps_have_effect(config: Config) -> str | None:
     parallel, unset = config.parallel, ParallelConfig()
     keys = ("local_steps", "outer_learning_rate", "outer_momentum")
-    given = [f"parallel.{key}={getattr(parallel, key)}" for key in keys if getattr(parallel, key) != getattr(unset, key)]
+    given = [
+        f"parallel.{key}={getattr(parallel, key)}" for key in keys if getattr(parallel, key) != getattr(unset, key)
+    ]
     if not given or parallel.strategy == "local_sgd":
         return None
     return f"{' and '.join(given)} without effect under parallel.strategy={parallel.strategy}: local_sgd's alone."

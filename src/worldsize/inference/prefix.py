@@ -27,7 +27,7 @@ class CachedPrefix:
         x_NTC = model.token_embedding(tokens_NT)
         rotation = None
         if model.position_embedding is not None:
-            x_NTC = x_NTC + model.position_embedding.weight[first:last]
+            x_NTC = x_NTC + model.position_embedding(torch.arange(first, last, device=tokens_NT.device))
         else:
             cos_TD, sin_TD = rotation_angles(last, model.d_head, model.rope_theta, tokens_NT.device)
             rotation = (cos_TD[first:], sin_TD[first:])
@@ -40,8 +40,7 @@ class CachedPrefix:
         return linear(model.final_norm(x_NTC[:, -1]), head.weight)
 
     def _attend(self, index: int, attention: Attention, x_NTC: Tensor, rotation: Rotation | None) -> Tensor:
-        qkv_NTHD = attention.qkv(x_NTC).unflatten(-1, (-1, attention.d_head))
-        q_NTHD, k_NTGD, v_NTGD = qkv_NTHD.split(attention.head_counts, dim=2)
+        q_NTHD, k_NTGD, v_NTGD = attention.core.heads(attention.qkv(x_NTC))
         if rotation is not None:
             q_NTHD, k_NTGD = rotate(q_NTHD, rotation), rotate(k_NTGD, rotation)
         first, last = self.num_read, self.num_read + x_NTC.shape[1]
@@ -56,7 +55,7 @@ class CachedPrefix:
             keys[:, :, :last],
             values[:, :, :last],
             is_causal=first == 0 and last > 1,
-            enable_gqa=attention.head_counts[0] != attention.head_counts[1],
+            enable_gqa=q_NTHD.shape[2] != k_NTGD.shape[2],
         )
         out_NTC: Tensor = attention.out(out_NHTD.transpose(1, 2).flatten(2))
         return out_NTC

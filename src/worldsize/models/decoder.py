@@ -141,10 +141,7 @@ class AttentionCore(nn.Module):
 
     def forward(self, qkv_BTO: Tensor, rotation: Rotation | None, mask: Tensor | None = None) -> Tensor:
         """Return the values that each position attends to, (B, T, H·D), from its fused queries, keys and values."""
-        qkv_BTHD = torch.unflatten(qkv_BTO, -1, (-1, self.d_head))
-        num_kv_heads = qkv_BTHD.shape[2] // (self.queries_per_key + 2)
-        num_heads = [self.queries_per_key * num_kv_heads, num_kv_heads, num_kv_heads]
-        q_BTHD, k_BTGD, v_BTGD = torch.split(qkv_BTHD, num_heads, dim=2)
+        q_BTHD, k_BTGD, v_BTGD = self.heads(qkv_BTO)
         if rotation is not None:
             q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
         out_BHTD = F.scaled_dot_product_attention(
@@ -157,6 +154,14 @@ class AttentionCore(nn.Module):
             enable_gqa=self.queries_per_key > 1,
         )
         return out_BHTD.transpose(1, 2).flatten(2)
+
+    def heads(self, qkv_BTO: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, T, H, D), keys and values (B, T, G, D) of the heads that the fused output holds."""
+        qkv_BTHD = torch.unflatten(qkv_BTO, -1, (-1, self.d_head))
+        num_kv_heads = qkv_BTHD.shape[2] // (self.queries_per_key + 2)
+        num_heads = [self.queries_per_key * num_kv_heads, num_kv_heads, num_kv_heads]
+        q_BTHD, k_BTGD, v_BTGD = torch.split(qkv_BTHD, num_heads, dim=2)
+        return q_BTHD, k_BTGD, v_BTGD
 
 
 class FeedForward(nn.Module):

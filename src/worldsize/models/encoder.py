@@ -47,7 +47,8 @@ class Encoder(nn.Module):
         if self.position_embedding is not None:
             x_BTC = x_BTC + self.position_embedding.weight[:length]
         else:
-            rotation = rotation_angles(length, self.d_head, self.rope_theta, tokens_BT.device)
+            dtype = torch.promote_types(x_BTC.dtype, torch.float32)
+            rotation = rotation_angles(length, self.d_head, self.rope_theta, tokens_BT.device, dtype)
         x_BTC = F.dropout(x_BTC, self.dropout, self.training)
         for block in self.blocks:
             x_BTC = block(x_BTC, rotation, mask_B11T)

@@ -45,7 +45,7 @@ class DeepSpeed(HoldsReplica):
         reasons = dp_alone("deepspeed", layout)
         if importlib.util.find_spec("deepspeed") is None:
             reasons.append(
-                'strategy \'deepspeed\' needs the package deepspeed, which is not installed; pip install "worldsize['
+                "strategy 'deepspeed' needs the package deepspeed, which is not installed; pip install \"worldsize["
                 'deepspeed]", or use parallel.strategy=fsdp'
             )
         precision = config.train.precision
@@ -112,7 +112,7 @@ class DeepSpeed(HoldsReplica):
         with self._marks.on(clock):
             for index, batch in enumerate(micro_batches):
                 self.engine.set_gradient_accumulation_boundary(index == last)
-                loss = self.engine(batch.tokens_BT, batch.targets_BT)
+                loss = self.engine(batch.tokens_BT, batch.targets_BT, batch.segments_BT)
                 factor = self._num_ranks / batch.global_target_tokens
                 self.engine.backward(loss * factor, scale_wrt_gas=False)
                 loss_sum += loss.detach()
@@ -144,7 +144,7 @@ class DeepSpeed(HoldsReplica):
 
         self.engine.eval()
         with torch.no_grad():
-            loss_sum: Tensor = self.engine(batch.tokens_BT, batch.targets_BT)
+            loss_sum: Tensor = self.engine(batch.tokens_BT, batch.targets_BT, batch.segments_BT)
         self.engine.train()
         return loss_sum
 

@@ -127,7 +127,7 @@ def _contradiction(key: str, value: Any, ours: dict[str, tuple[Any, str]], confi
         expected, source = ours[key]
         if _equal(value, expected):
             return None
-        return f"{key}={_json(value)}, but the run's config says {_json(expected)} ({source}); make them equal, or use \"auto\""
+        return f'{key}={_json(value)}, but the run\'s config says {_json(expected)} ({source}); make them equal, or use "auto"'
     if section == "optimizer":
         return f"{key}={_json(value)} has no counterpart in the run's config, whose optimizer is AdamW; leave it out"
     return None

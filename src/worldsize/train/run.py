@@ -48,7 +48,6 @@ from worldsize.train.resume import load_log, load_rng, load_state, same_layout
 from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
 
-
 TELLING_TRACES = ("allreduce", "ddp")
 """Strategies of one group and of all-reduces alone: gloo's events tell these whichever thread issued them."""
 
