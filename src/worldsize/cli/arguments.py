@@ -39,6 +39,9 @@ MethodOption = Annotated[
 WhichOption = Annotated[
     str, typer.Option("--which", metavar="NAME", help="Of a run: its newest checkpoint, or its best.")
 ]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", metavar="N", help="Cores that compute; more pay on larger models.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
@@ -56,6 +59,15 @@ def check_nproc(nproc: int) -> None:
     """Raise UserError unless the world size is at least 1."""
     if nproc < 1:
         raise UserError(f"--nproc is {nproc}, but must be at least 1.")
+
+
+def use_threads(threads: int) -> None:
+    """Compute on so many cores. Raises UserError when that is none."""
+    if threads < 1:
+        raise UserError(f"--threads is {threads}, but must be at least 1.")
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def warn(config: Config) -> None:
