@@ -46,6 +46,9 @@ LinksOption = Annotated[
     str | None,
     typer.Option("--link", metavar="1gbit,100mbit", help="Rate of the hosts' links (lab.link); several are an axis."),
 ]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", metavar="N", help="Cores that compute; more pay on larger models.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
@@ -68,6 +71,15 @@ def check_nproc(nproc: int) -> None:
     """Raise UserError unless the world size is at least 1."""
     if nproc < 1:
         raise UserError(f"--nproc is {nproc}, but must be at least 1.")
+
+
+def use_threads(threads: int) -> None:
+    """Compute on so many cores. Raises UserError when that is none."""
+    if threads < 1:
+        raise UserError(f"--threads is {threads}, but must be at least 1.")
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def warn(config: Config) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, WhichOption
+from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, ThreadsOption, WhichOption, use_threads
 from worldsize.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def evaluate(
     ] = None,
     which: WhichOption = "newest",
     method: MethodOption = "fp32",
+    threads: ThreadsOption = 1,
     json_: JsonOption = False,
 ) -> None:
     """Say how well a model predicts a text.
@@ -53,6 +54,7 @@ def evaluate(
     from worldsize.inference.evaluate import evaluate as losses_of
     from worldsize.inference.open_model import open_model
 
+    use_threads(threads)
     opened = open_model(model, which)
     text = _text(opened, data, max_bytes)
     engine = Engine(opened, method_name=method, num_slots=WINDOWS_AT_ONCE)

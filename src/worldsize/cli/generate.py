@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, WhichOption
+from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, ThreadsOption, WhichOption, use_threads
 from worldsize.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def generate(
     which: WhichOption = "newest",
     method: MethodOption = "fp32",
     ignore_end: Annotated[bool, typer.Option("--ignore-end", help="Write on after an end of text.")] = False,
+    threads: ThreadsOption = 1,
     json_: JsonOption = False,
 ) -> None:
     """Let a model write on from a prompt.
@@ -52,6 +53,7 @@ def generate(
         raise UserError("--new-tokens and --slots must be at least 1.")
     sampling = Sampling(temperature, top_k, top_p, seed)
     sampling.check()
+    use_threads(threads)
     opened = open_model(model, which)
     tokenizer = opened.needs_tokenizer()
     engine = Engine(opened, method_name=method, num_slots=min(slots, len(prompt)))

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import JsonOption, MethodOption, PresetOption, split_config, warn
+from worldsize.cli.arguments import (
+    JsonOption,
+    MethodOption,
+    PresetOption,
+    ThreadsOption,
+    split_config,
+    use_threads,
+    warn,
+)
 from worldsize.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +43,7 @@ def profile(
     new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="MODEL: tokens written.")] = 32,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="MODEL: prompts at the same time.")] = 1,
     method: MethodOption = "fp32",
+    threads: ThreadsOption = 1,
     json_: JsonOption = False,
 ) -> None:
     """Show which operators and functions take the time.
@@ -55,6 +64,7 @@ def profile(
     if arguments and Path(arguments[0]).is_dir():
         if len(arguments) > 1 or preset:
             raise UserError(f"{arguments[0]} is a model's folder: overrides and --preset belong to a config.")
+        use_threads(threads)
         run_step, device = _writing(arguments[0], method, prompt_tokens, new_tokens, batch)
         what = f"{arguments[0]}, {method}: {batch} × ({prompt_tokens} tokens in, {new_tokens} out)"
     else:

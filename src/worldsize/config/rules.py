@@ -313,6 +313,15 @@ def deepspeed_config_has_effect(config: Config) -> str | None:
     return f"parallel.deepspeed_config is not read under parallel.strategy={config.parallel.strategy}."
 
 
+def powersgd_goes_on_otherwise(config: Config) -> str | None:
+    if config.checkpoint.every_steps is None or config.parallel.gradient_compression != "powersgd":
+        return None
+    return (
+        "what parallel.gradient_compression=powersgd leaves out of an exchange is not in a checkpoint: a run that is "
+        "resumed goes on with slightly other losses than one that is not interrupted."
+    )
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
@@ -321,4 +330,5 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     packing_has_effect,
     local_steps_have_effect,
     deepspeed_config_has_effect,
+    powersgd_goes_on_otherwise,
 )
