@@ -122,7 +122,8 @@ class ParallelConfig(Section):
     """The layout: degrees whose product is the world size, and the technique."""
 
     strategy: str = Field(
-        "auto", description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp' or 'fsdp'"
+        "auto",
+        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp', 'deepspeed' or 'local_sgd'",
     )
     dp: int | None = Field(
         None,
