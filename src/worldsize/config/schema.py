@@ -186,7 +186,8 @@ class ParallelConfig(Section):
 
     strategy: str = Field(
         "auto",
-        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp', 'tensor', 'pipeline' or 'model_parallel'",
+        description="'auto' (single on one device, ddp on more), 'single', 'allreduce', 'ddp', 'fsdp', 'deepspeed', 'tensor', "
+        "'pipeline', 'model_parallel' or 'local_sgd'",
     )
     dp: int | None = Field(
         None,

@@ -146,6 +146,7 @@ class DeepSpeed(HoldsReplica):
         with torch.no_grad():
             loss_sum: Tensor = self.engine(batch.tokens_BT, batch.targets_BT, batch.segments_BT)
         self.engine.train()
+        self.engine.empty_partition_cache()  # stage 3 keeps weights for a backward that does not come
         return loss_sum
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
@@ -158,9 +159,12 @@ class DeepSpeed(HoldsReplica):
         """Return weights and moments whole, gathered from DeepSpeed's partitions. A collective on every rank."""
         if self._stage == 0:
             return self.replica.state()
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_get_full_optimizer_state
 
-        optimizer = self.replica.optimizer
+        optimizer, zero = self.replica.optimizer, self.engine.optimizer
+        if self._stage < 3:  # DeepSpeed links moments to parameters after the first group's first step, for all groups
+            for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+                lazy_init_hp_params_optimizer_state(parameters, flat, optimizer.state)
         steps = next(iter(optimizer.state.values()))["step"]
         moments = {
             name: {"step": steps} | {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
@@ -175,7 +179,7 @@ class DeepSpeed(HoldsReplica):
 
 
 def quiet_deepspeed(device: torch.device, local_rank: int) -> Any:
-    """Import deepspeed for a device without its greetings, and without its compiling a kernel that nothing here uses."""
+    """Import deepspeed for a device without its greetings, and without its compiling what nothing here uses."""
     import logging
     import warnings
 
@@ -188,4 +192,18 @@ def quiet_deepspeed(device: torch.device, local_rank: int) -> Any:
     logger.setLevel(logging.ERROR)
     # All-reduce through shared memory, for inference on CPUs alone: compiled with g++ on first use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _leave_muon_out()
     return deepspeed
+
+
+def _leave_muon_out() -> None:
+    """Stand in for DeepSpeed's Muon optimizer, whose import compiles kernels: seconds on every rank.
+
+    DeepSpeed imports it to ask whether the optimizer is one, and ours never is.
+    """
+    import sys
+    from types import ModuleType
+
+    module = ModuleType("deepspeed.runtime.zero.muon.muon_optimizer")
+    module.MuonWithAuxAdam = type("MuonWithAuxAdam", (), {})  # type: ignore[attr-defined]
+    sys.modules.setdefault(module.__name__, module)

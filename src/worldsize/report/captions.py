@@ -29,6 +29,8 @@ def _marks(result: StudyResult) -> str:
         text += " Hollow: the comparison with the baseline was refused."
     if any(cell.overridden for cell in result.cells):
         text += " †: refused, and printed by override."
+    if any(cell.other_maths for cell in result.cells):
+        text += " ‡: other maths; compare by loss."
     return text
 
 

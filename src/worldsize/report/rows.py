@@ -128,6 +128,8 @@ def comparison(cells: Sequence[CellResult], key: str, pick: Pick, unit: Unit, be
             entries[row] = Value("baseline")
         elif cell.overridden and not entries[row].because:
             entries[row] = replace(entries[row], mark="†")
+        elif cell.other_maths and not entries[row].because:
+            entries[row] = replace(entries[row], mark="‡")
         elif labels.is_refused(cell) and entries[row].because:
             entries[row] = replace(entries[row], text="refused")
     return Column(key, key, unit.name, entries)

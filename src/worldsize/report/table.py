@@ -86,7 +86,7 @@ def _speedup(cell: CellResult) -> str:
         return "baseline"
     if cell.speedup is None:
         return NONE
-    mark = " (!)" if cell.overridden else ""
+    mark = " (!)" if cell.overridden else " (‡)" if cell.other_maths else ""
     return f"{cell.speedup.median:.2f}x{mark}\n{cell.speedup.low:.2f}-{cell.speedup.high:.2f}"
 
 
@@ -131,6 +131,7 @@ def _marks(cell: CellResult) -> str:
     marks = {
         "refused": blocks and not cell.overridden,
         "override": cell.overridden,
+        "other maths": cell.other_maths,
         "warned": any(problem.severity == "warns" for problem in cell.problems),
         "failed": bool(cell.failures),
     }

@@ -52,11 +52,12 @@ def _work(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> str 
         reasons = "; ".join(problem.message for problem in pair.cell.problems if problem.severity == "blocks")
         return f"The work is not the same, and the gate was overridden: {reasons}."
     result = runs[0].result
+    same = "Same samples, other maths" if pair.cell.other_maths else "Same work"
     counts = f"{result.num_samples:,} samples and {result.num_tokens:,} tokens"
     if pair.scaling == "weak":
         return f"Every run consumed the samples that its seed, step and global batch prescribe: {counts} a run here."
     num_runs = len(runs) + len(baseline_runs)
-    return f"Same work: {counts} in each of {num_runs} runs, digest {result.samples_digest[:8]}… equal in all."
+    return f"{same}: {counts} in each of {num_runs} runs, digest {result.samples_digest[:8]}… equal in all."
 
 
 def _losses(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> str | None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from worldsize.parallel.local_sgd import period_of
 from worldsize.records import Measured, Problem
 from worldsize.scaling.rules_timing import TIMING_RULES
 from worldsize.scaling.slow_rank import slow_ranks
 from worldsize.scaling.speedup import relative_width
 from worldsize.scaling.wording import percent
 from worldsize.study.cells import MeasuredCell
-from worldsize.study.comparability import checksums_at, compare, in_runs
+from worldsize.study.comparability import changes_maths, checksums_at, compare, in_runs
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
 
@@ -58,6 +59,19 @@ def every_rank_all_data(context: Context) -> list[Problem]:
     return in_runs("every-rank-all-data", "blocks", context.cell.runs, find)
 
 
+def other_maths(context: Context) -> list[Problem]:
+    """A strategy that trains otherwise than one device would: its steps are as many, but not the same training."""
+    runs = [*context.cell.runs, *context.baseline.runs]
+    names = sorted({run.result.strategy for run in runs if changes_maths(run)})
+    if context.cell.is_baseline or not names:
+        return []
+    message = (
+        f"{' and '.join(names)} trains otherwise than one device would, so that the ratio of step times is no speedup of "
+        f"the same training: compare the time to a loss, and the loss at equal tokens"
+    )
+    return [Problem(rule="other-maths", severity="warns", message=message)]
+
+
 def samples_not_prescribed(context: Context) -> list[Problem]:
     """The consumed sample ids are not those that seed, step and global batch prescribe."""
 
@@ -95,7 +109,9 @@ def ranks_part(context: Context) -> list[Problem]:
     """Replicas that began alike and drifted apart: an update or an exchange was missed."""
 
     def find(run: Run) -> str | None:
-        parted = [c.step for c in run.result.checksums if c.step > 0 and len(set(c.by_rank)) > 1]
+        period = period_of(run.config)  # between two averages of local_sgd weights differ, and should
+        agree = [c for c in run.result.checksums if c.step > 0 and c.step % period == 0]
+        parted = [c.step for c in agree if len(set(c.by_rank)) > 1]
         if not parted or len(set(checksums_at(run, 0))) > 1:
             return None
         return f"the ranks' weights differ after step {parted[0]}: an exchange of gradients was missed or not complete"
@@ -272,6 +288,7 @@ RULES: tuple[Callable[[Context], list[Problem]], ...] = (
     ranks_start_apart,
     ranks_part,
     samples_not_prescribed,
+    other_maths,
     same_work,
     unfit_baseline,
     slow_rank,

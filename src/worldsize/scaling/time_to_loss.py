@@ -63,13 +63,20 @@ def _time(cell: CellResult, target: float, steps: int, tokens_per_step: float) -
 
 
 def sentences(pair: Pair) -> list[str]:
-    """Return loss at equal tokens where the pair's batches differ, and the times to the study's loss."""
+    """Return loss at equal tokens where the pair's batches or maths differ, and the times to the study's loss."""
     return [*_equal_tokens(pair), *_times(pair)]
 
 
 def _equal_tokens(pair: Pair) -> list[str]:
     ours, theirs = pair.cell.equal_tokens, pair.baseline.equal_tokens
-    if ours is None or theirs is None or pair.cell.global_batch == pair.baseline.global_batch:
+    if ours is None or theirs is None:
+        return []
+    if pair.cell.other_maths:
+        return [
+            f"Loss at equal tokens ({ours.tokens:,}): {ours.loss:.3f} under {pair.cell.strategy}, {theirs.loss:.3f} under "
+            f"{pair.baseline.strategy}."
+        ]
+    if pair.cell.global_batch == pair.baseline.global_batch:
         return []
     return [
         f"Loss at equal tokens ({ours.tokens:,}): {ours.loss:.3f} at a global batch of {pair.cell.global_batch}, "

@@ -134,6 +134,8 @@ def _headline(pair: Pair, passed: Sequence[CellResult], ideas: Sequence[Suggesti
     sentence = f"{figures}{_because(pair)}{_already(pair, passed)}{_instead(pair, ideas)}."
     if pair.cell.overridden:
         return f"Overridden, not the same work: {sentence}"
+    if pair.cell.other_maths:
+        return f"Other maths, compare by loss: {sentence}"
     return sentence
 
 
@@ -179,7 +181,7 @@ def _strong_figures(pair: Pair, passed: Sequence[CellResult]) -> str:
     base = pair.baseline.world_size
     same = [cell for cell in passed if cell.world_size == pair.cell.world_size]
     who, where = devices(pair.cell.world_size), _where(pair.cell, same)
-    tail = "" if pair.cell.overridden else ", for the same work"
+    tail = "" if pair.cell.overridden or pair.cell.other_maths else ", for the same work"
     figures = f"{speedup.median:.2f}x as fast as {base}{where} ({ratio_interval(speedup)})"
     if speedup.low <= 1 <= speedup.high:
         return f"{who} show no gain over {base} beyond the noise: {figures}{tail}"

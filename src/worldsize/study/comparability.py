@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from worldsize.parallel.registry import strategies
 from worldsize.records import Problem
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
@@ -129,6 +130,12 @@ def tolerance_at(run: Run, step: int) -> float:
     return LOSS_TOLERANCE[run.config.train.precision] * max(1.0, (step + 1) / TOLERANCE_HOLDS_STEPS)
 
 
+def changes_maths(run: Run) -> bool:
+    """Tell whether the run's strategy trains otherwise than one device would, so that losses differ step by step."""
+    strategy = strategies().get(run.result.strategy)
+    return strategy is not None and not strategy.same_maths
+
+
 def loss_differences(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     """Return each step's relative difference of loss, infinite where a loss is not finite."""
     differences = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(ours, theirs, strict=False)]
@@ -136,7 +143,7 @@ def loss_differences(ours: Sequence[float], theirs: Sequence[float]) -> list[flo
 
 
 def _losses(run: Run, reference: Run, scaling: Scaling) -> str | None:
-    if scaling == "weak":
+    if scaling == "weak" or changes_maths(run) or changes_maths(reference):
         return None
     ours, theirs = run.result.losses, reference.result.losses
     beyond = [step for step, gap in enumerate(loss_differences(ours, theirs)) if gap > tolerance_at(run, step)]

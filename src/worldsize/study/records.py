@@ -87,6 +87,9 @@ class CellResult(Record):
         description="strong: speedup × baseline devices / devices; weak: tokens per second and device over the baseline's",
     )
     overridden: bool = Field(False, description="the speedup is printed although the gate refused it")
+    other_maths: bool = Field(
+        False, description="it or its baseline trains otherwise than one device would: compare by loss at equal tokens"
+    )
     exposed_communication_share: float | None = Field(None, description="of the step time")
     exposed_communication: ExposedCommunication | None = None
     compute_to_communication: float | None = Field(

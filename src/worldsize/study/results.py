@@ -171,6 +171,7 @@ def _cell(
         context = Context(cell, base, scaling, result.step_time_s, baseline_problems, gain)
         problems += [problem for rule in SPEEDUP_RULES for problem in rule(context)]
     result.problems = problems
+    result.other_maths = any(problem.rule == "other-maths" for problem in problems)
     return result
 
 

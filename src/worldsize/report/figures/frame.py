@@ -78,8 +78,9 @@ def row_label(axes: Axes, row: int, text: str, value: str, *, muted: bool = Fals
 
 
 def row_text(result: StudyResult, cell: CellResult) -> str:
-    """Return the label of a cell's row, with † where an override printed its speedup."""
-    return labels.cell_labels(result)[cell.name] + (" †" if cell.overridden else "")
+    """Return the label of a cell's row, with † where an override printed its speedup, ‡ where it is of other maths."""
+    mark = " †" if cell.overridden else " ‡" if cell.other_maths else ""
+    return labels.cell_labels(result)[cell.name] + mark
 
 
 def interval(axes: Axes, row: float, value: Measured, unit: Unit, colour: str, *, hollow: bool, hint: str) -> None:

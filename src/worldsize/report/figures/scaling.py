@@ -107,10 +107,10 @@ def _line(
             [size], [value.median * unit.factor], color=colour, marker=marker, markersize=5, transform=shift, zorder=5
         )
         dot.set_markerfacecolor(face)
-        mark = " † printed by override" if cell.overridden else ""
+        mark = " † printed by override" if cell.overridden else " ‡ other maths" if cell.other_maths else ""
         svg.tip(dot, f"{labels.describe(cell)}: {noun} {in_words(value, unit)}{mark}")
-        if cell.overridden:
-            axes.annotate("†", (size, value.median * unit.factor), (nudge_pt + 4, 5), textcoords="offset points")
+        if mark:
+            axes.annotate(mark[1], (size, value.median * unit.factor), (nudge_pt + 4, 5), textcoords="offset points")
 
 
 def _absent(
