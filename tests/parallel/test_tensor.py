@@ -21,6 +21,7 @@ from worldsize.parallel.layout import batches_for, layout_for
 from worldsize.parallel.tensor import TensorParallel
 from worldsize.parallel.tensor_axis import TensorAxis
 from worldsize.parallel.tensor_plan import apply, own_rows, reordered, row_order
+from worldsize.parallel.tensor_replica import whole_from_tp
 from worldsize.train.feed import Feed
 from worldsize.train.replica import whole
 from worldsize.train.run import seed_dropout
@@ -126,10 +127,10 @@ def state_there_and_back(rank: int, world_size: int, config: Config) -> None:
     ahead, behind = (prepared(rank, world_size, config, num_steps=n) for n in (2, 1))
     state = ahead.state()
     for name, tensor in ahead.full_parameters():
-        assert torch.equal(whole(state["model"][name]), tensor), name
+        assert torch.equal(whole_from_tp(state["model"][name]), tensor), name
     behind.load_state(state)
     expected, found = (
-        {name: (whole(each["exp_avg"]), whole(each["exp_avg_sq"])) for name, each in moments.items()}
+        {name: (whole_from_tp(each["exp_avg"]), whole_from_tp(each["exp_avg_sq"])) for name, each in moments.items()}
         for moments in (state["optimizer"]["state"], behind.state()["optimizer"]["state"])
     )
     for (name, tensor), (_, other) in zip(ahead.full_parameters(), behind.full_parameters(), strict=True):
