@@ -19,12 +19,15 @@ from worldsize.models.cost import describe
 from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
+from worldsize.parallel.local_sgd import period_of
 from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
 from worldsize.records import CollectiveCount
 from worldsize.train.checksum import weights_checksum
 from worldsize.train.feed import Feed
-from worldsize.train.run import seed_dropout
+from worldsize.train.precision import in_precision
+from worldsize.train.replica import whole
+from worldsize.train.run import TELLING_TRACES, seed_dropout
 
 NUM_STEPS = 10
 LENGTH = 16
@@ -83,19 +86,20 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
     layout = layout_for(config.parallel, world_size)
     context = RankContext(rank, world_size, rank, torch.device(device), layout)
     seed_dropout(config.train.seed, context)
-    model = build(config.model, config.train.seed, context.device)
+    model = in_precision(build(config.model, config.train.seed, context.device), config.train.precision)
     strategy = strategies()[strategy_name(config.parallel, world_size)]()
     strategy.prepare(model, config, context)
     data = UnevenSamples()
     feed = Feed(data, Sampler(data.num_samples, config.train.seed), batches_for(config.train, layout), context)  # type: ignore[arg-type]
     before = whole_weights(strategy)
     clock = clock_for(context.device)
-    losses, norms, local_norms, consumed = [], [], [], 0
+    losses, norms, local_norms, consumed, gradients = [], [], [], 0, {}
     for step in range(config.train.steps):
         clock.start()
         share = feed.share(step).to(context.device)
         output = strategy.step(share.micro_batches, config.optimizer.learning_rate, clock)
         clock.stop()
+        gradients = gradients or first_gradients(strategy, config)
         consumed += digest(step, share.sample_ids) if context.counts else 0
         losses.append(float(output.loss_sum) if context.counts else 0.0)
         norms.append(None if output.grad_norm is None else float(output.grad_norm))
@@ -106,6 +110,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "after": whole_weights(strategy),
         "checksum": weights_checksum(strategy.full_parameters()),
         "losses": losses,
+        "gradients": gradients,
         "norms": norms,
         "local_norms": local_norms,
         "times": clock.window(),
@@ -114,12 +119,21 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "held_bytes": held_bytes(strategy),
         "evaluated": evaluated if context.counts else None,
         "predicted": strategy.communication(config, layout, describe(config.model)),
-        "observed": observed(strategy, feed, context) if observe else None,
+        "observed": observed(strategy, feed, context, config) if observe else None,
     }
 
 
 def whole_weights(strategy: Strategy) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in strategy.full_parameters()}
+
+
+def first_gradients(strategy: Strategy, config: Config) -> dict[str, torch.Tensor]:
+    """Return, after the first step, the gradients that the optimizer was given: clipped, whole, of this rank's tensors.
+
+    AdamW's running mean is then (1 - beta1) × the gradient, whatever the strategy keeps the gradient itself in.
+    """
+    by_name = strategy.state()["optimizer"]["state"]
+    return {name: whole(each["exp_avg"]).clone() / (1 - config.optimizer.beta1) for name, each in by_name.items()}
 
 
 def names_of(tree: Any, path: str = "") -> set[str]:
@@ -138,13 +152,13 @@ def held_bytes(strategy: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in local)
 
 
-def observed(strategy: Strategy, feed: Feed, context: RankContext) -> list[CollectiveCount]:
-    """Return what one step issues: by the trace where all collectives run in one group, else by the dispatcher."""
+def observed(strategy: Strategy, feed: Feed, context: RankContext, config: Config) -> list[CollectiveCount]:
+    """Return what one step issues: by the trace where it tells all, as a run does, else by the dispatcher."""
 
     def step() -> None:
         strategy.step(feed.share(0).to(context.device).micro_batches, 0.0, clock_for(context.device))
 
-    if context.layout.dp < context.world_size:  # several groups, which a trace cannot tell apart
-        return record(step, context.layout)
+    if config.parallel.strategy not in TELLING_TRACES:
+        return record(step, context.layout, period=period_of(config))
     events = trace(step, dist.barrier, num_steps=1, device=context.device)
     return collectives_of(events, {context.world_size: "dp"})

@@ -35,6 +35,13 @@ class Case:
     drift_tolerance: float | None = None
     """Of a lossy row: the difference of the weights at step 10 over the way that they have come, both as norms. Adam
     makes much of rounding where a gradient is near zero, so single weights say nothing there."""
+    takes_double: bool = True
+    """False where the technique itself keeps weights or gradients in fp32."""
+
+    @property
+    def double(self) -> bool:
+        """Whether the row is compared in float64 too (test_double.py): wherever nothing is rounded to less."""
+        return self.drift_tolerance is None and self.takes_double
 
     def config(self, strategy: str | None = None) -> Config:
         """Return the config; `strategy` replaces the row's own and drops its settings."""

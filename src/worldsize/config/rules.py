@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worldsize.config import messages
-from worldsize.config.schema import Config
+from worldsize.config.schema import Config, ParallelConfig
 from worldsize.errors import UserError, unknown
 from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies
@@ -81,7 +81,7 @@ def steps_are_left_to_time(config: Config) -> str | None:
 def precision_fits(precision: str, device_kind: str) -> str | None:
     """Return why a device cannot compute in a precision, or None.
 
-    fp32, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by
+    fp32, fp64, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by
     the worker when it is 'auto'.
     """
     if precision == "tf32" and device_kind == "cpu":
@@ -163,16 +163,33 @@ def evaluation_interval_has_effect(config: Config) -> str | None:
 
 
 def zero_stage_has_effect(config: Config) -> str | None:
-    if config.parallel.zero_stage == 3 or config.parallel.strategy == "fsdp":
+    if config.parallel.zero_stage in (None, 3) or config.parallel.strategy in ("fsdp", "deepspeed"):
         return None
     return (
         f"parallel.zero_stage={config.parallel.zero_stage} has no effect under parallel.strategy="
-        f"{config.parallel.strategy}; it is fsdp's."
+        f"{config.parallel.strategy}; it is fsdp's and deepspeed's."
     )
+
+
+def local_steps_have_effect(config: Config) -> str | None:
+    parallel, unset = config.parallel, ParallelConfig()
+    keys = ("local_steps", "outer_learning_rate", "outer_momentum")
+    given = [f"parallel.{key}={getattr(parallel, key)}" for key in keys if getattr(parallel, key) != getattr(unset, key)]
+    if not given or parallel.strategy == "local_sgd":
+        return None
+    return f"{' and '.join(given)} without effect under parallel.strategy={parallel.strategy}: local_sgd's alone."
+
+
+def deepspeed_config_has_effect(config: Config) -> str | None:
+    if config.parallel.deepspeed_config is None or config.parallel.strategy == "deepspeed":
+        return None
+    return f"parallel.deepspeed_config is not read under parallel.strategy={config.parallel.strategy}."
 
 
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
     zero_stage_has_effect,
+    local_steps_have_effect,
+    deepspeed_config_has_effect,
 )

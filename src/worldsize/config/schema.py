@@ -83,9 +83,9 @@ class TrainConfig(Section):
         False, description="let the last micro batch of a step be smaller where micro_batch does not divide"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, sample order and dropout")
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = Field(
         "fp32",
-        description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling)",
+        description="fp32; tf32 matmuls (NVIDIA); bf16 or fp16 autocast over fp32 weights (fp16 with loss scaling); fp64 everywhere, to check other ways",
     )
     compile: bool = Field(False, description="torch.compile the model")
     activation_checkpointing: Literal["none", "block", "attention"] = Field(
@@ -150,8 +150,19 @@ class ParallelConfig(Section):
         description="what ddp exchanges: gradients as they are, rounded to 16 bits, or PowerSGD's low-rank factors",
     )
     powersgd_rank: int = Field(4, ge=1, description="rank of PowerSGD's factors")
-    zero_stage: Literal[2, 3] = Field(
-        3, description="what fsdp shards: 2 = gradients and optimizer, 3 = the parameters too between uses"
+    zero_stage: Literal[0, 1, 2, 3] | None = Field(
+        None,
+        description="what fsdp (2, 3) and deepspeed (0-3) shard: 1 = the optimizer, 2 = gradients too, 3 = parameters too; unset = deepspeed_config's, else 3",
+    )
+    deepspeed_config: str | None = Field(
+        None, description="DeepSpeed's own JSON file: keys that contradict this config are errors, the others pass through"
+    )
+    local_steps: int = Field(1, ge=1, description="optimizer steps between two averages of the weights under local_sgd")
+    outer_learning_rate: float = Field(
+        1.0, gt=0, description="of local_sgd's outer step along the averaged change of the weights; 1 = plain averaging"
+    )
+    outer_momentum: float = Field(
+        0.0, ge=0, lt=1, description="Nesterov momentum of local_sgd's outer step (DiLoCo: 0.9, outer_learning_rate 0.7)"
     )
     pipeline_schedule: Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zero_bubble_v"] = Field(
         "1f1b",

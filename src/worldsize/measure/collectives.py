@@ -96,9 +96,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def record(step: Callable[[], None], layout: Layout) -> list[CollectiveCount]:
-    """Run one step and return the collectives that it issued on this rank. Called on every rank."""
+def record(step: Callable[[], None], layout: Layout, *, period: int = 1) -> list[CollectiveCount]:
+    """Run a step to settle, then `period` more; return what one of these issued on this rank. Called on every rank.
+
+    `period` is the steps from one exchange to the next: bytes are their mean, rounded down.
+    """
+    step()
     recorder = CollectiveRecorder(layout)
     with recorder:
-        step()
-    return recorder.counts()
+        for _ in range(period):
+            step()
+    return [
+        count.model_copy(update={"payload_bytes": count.payload_bytes // period}) for count in recorder.counts()
+    ]

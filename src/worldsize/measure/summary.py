@@ -26,6 +26,24 @@ def timed(rows: Sequence[StepRow]) -> list[StepRow]:
     return [row for row in rows if not row.warmup]
 
 
+def over_periods(rows: Sequence[StepRow], period: int) -> list[StepRow]:
+    """Return the timed rows, each the mean of `period` consecutive ones in wall time and phases.
+
+    A strategy that exchanges every k steps alone has steps of two kinds, and a median of them would show one of these.
+    Steps at the end that fill no period are left out.
+    """
+    if period == 1:
+        return list(rows)
+    counted = timed(rows)
+    starts = range(0, len(counted) - period + 1, period)
+    return [_mean_row(counted[start : start + period]) for start in starts]
+
+
+def _mean_row(rows: Sequence[StepRow]) -> StepRow:
+    phases = {name: mean(row.phases_s.get(name, 0.0) for row in rows) for name in rows[0].phases_s}
+    return rows[0].model_copy(update={"wall_s": mean(row.wall_s for row in rows), "phases_s": phases})
+
+
 def step_times_s(rows_by_rank: Rows) -> list[float]:
     """Return each timed step's wall time on its slowest rank."""
     return [max(row.wall_s for row in step) for step in zip(*map(timed, rows_by_rank.values()), strict=True)]

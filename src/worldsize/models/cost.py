@@ -170,7 +170,8 @@ def activation_bytes(model: ModelConfig, micro_batch: int, *, precision: str = "
     """
     dims = dims_of(model)
     half = precision in ("bf16", "fp16")
-    wide, narrow = FP32_BYTES, BF16_BYTES if half else FP32_BYTES
+    wide = kept_bytes(precision)
+    narrow = BF16_BYTES if half else wide
     num_tokens = micro_batch * dims.context_length
     rotated = sum(dims.qkv_sizes[:2]) if model.positions == "rotary" else 0
     up = 4 * dims.d_ff if model.activation == "swiglu" else 2 * dims.d_ff

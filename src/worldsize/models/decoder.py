@@ -75,7 +75,8 @@ class Decoder(nn.Module):
         """Return the residual stream after some of the blocks, which follow each other."""
         rotation = None
         if self.rotary:
-            rotation = rotation_angles(self.context_length, self.d_head, self.rope_theta, x_BTC.device)
+            dtype = torch.promote_types(x_BTC.dtype, torch.float32)
+            rotation = rotation_angles(self.context_length, self.d_head, self.rope_theta, x_BTC.device, dtype)
         for block in blocks:
             x_BTC = block(x_BTC, rotation)
         return x_BTC
@@ -184,16 +185,18 @@ def make_norm(model: ModelConfig) -> nn.Module:
 
 
 Rotation = tuple[Tensor, Tensor]
-"""cos_TD and sin_TD of the rotary angles, in fp32."""
+"""cos_TD and sin_TD of the rotary angles, in fp32 (in fp64 for an fp64 model)."""
 
 
-def rotation_angles(length: int, d_head: int, theta: float, device: torch.device) -> Rotation:
+def rotation_angles(
+    length: int, d_head: int, theta: float, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Rotation:
     """Return cos_TD and sin_TD of the angle by which each pair of a head's features turns at each position.
 
     Pair i of D/2 turns by t·theta^(-2i/D) at position t (Su et al. 2021); feature i is paired with i + D/2.
     """
-    exponents = torch.arange(0, d_head, 2, device=device, dtype=torch.float32) / d_head
-    angles_TP = torch.outer(torch.arange(length, device=device, dtype=torch.float32), theta**-exponents)
+    exponents = torch.arange(0, d_head, 2, device=device, dtype=dtype) / d_head
+    angles_TP = torch.outer(torch.arange(length, device=device, dtype=dtype), theta**-exponents)
     angles_TD = torch.cat((angles_TP, angles_TP), dim=-1)
     return angles_TD.cos(), angles_TD.sin()
 

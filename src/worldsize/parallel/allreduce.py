@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import FP32_BYTES
+from worldsize.models.cost import kept_bytes
 from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
@@ -36,7 +36,7 @@ class AllReduce(HoldsReplica):
 
     @staticmethod
     def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
-        payload_bytes = model.parameter_bytes(FP32_BYTES)
+        payload_bytes = model.parameter_bytes(kept_bytes(config.train.precision))
         return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=payload_bytes)]
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from worldsize.config.schema import ParallelConfig
-from worldsize.models.cost import FP32_BYTES
 
 if TYPE_CHECKING:
     import torch
@@ -28,16 +27,19 @@ POWERSGD_MIN_RATE = 2
 Exchange = Callable[["GradBucket"], "torch.futures.Future[Tensor]"]
 
 
-def payload_bytes(parallel: ParallelConfig, model: ModelDescription) -> int:
-    """Return the bytes that one rank hands to all-reduces in a step (of PowerSGD: after its first steps)."""
+def payload_bytes(parallel: ParallelConfig, model: ModelDescription, element_bytes: int) -> int:
+    """Return the bytes that one rank hands to all-reduces in a step (of PowerSGD: after its first steps).
+
+    `element_bytes` is the size of an uncompressed gradient's element.
+    """
     match parallel.gradient_compression:
         case "bf16" | "fp16":
             return model.parameter_bytes(2)
         case "powersgd":
             shapes = model.parameter_shapes.values()
-            return sum(powersgd_numel(shape, parallel.powersgd_rank) for shape in shapes) * FP32_BYTES
+            return sum(powersgd_numel(shape, parallel.powersgd_rank) for shape in shapes) * element_bytes
         case _:
-            return model.parameter_bytes(FP32_BYTES)
+            return model.parameter_bytes(element_bytes)
 
 
 def powersgd_numel(shape: tuple[int, ...], rank: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from worldsize.parallel.layout import Layout
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class HoldsReplica:
     """Hands on what a strategy's replica answers by itself; `prepare` sets it."""
 
+    same_maths: ClassVar[bool] = True
     replica: Replica
 
     def evaluate(self, batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
+from worldsize.models.cost import kept_bytes
 from worldsize.parallel.compression import exchange_of, payload_bytes
 from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
 from worldsize.parallel.layout import Layout
@@ -41,7 +42,7 @@ class DistributedDataParallel(HoldsReplica):
 
     @staticmethod
     def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
-        total_bytes = payload_bytes(config.parallel, model)
+        total_bytes = payload_bytes(config.parallel, model, kept_bytes(config.train.precision))
         return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=total_bytes)]
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:

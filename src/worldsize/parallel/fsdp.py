@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import BF16_BYTES, FP32_BYTES, describe
+from worldsize.models.cost import BF16_BYTES, describe, kept_bytes
 from worldsize.parallel.data_parallel import HoldsReplica
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.strategy import StepOutput
@@ -51,6 +51,11 @@ class FullyShardedDataParallel(HoldsReplica):
                 f"strategy 'fsdp' shards over parallel.fsdp=1 rank; leave parallel.dp and parallel.fsdp unset to shard "
                 f"over all {layout.world_size}, or use parallel.strategy=ddp for replicas alone"
             )
+        if config.parallel.zero_stage in (0, 1):
+            reasons.append(
+                f"strategy 'fsdp' shards gradients at least, and parallel.zero_stage={config.parallel.zero_stage} does "
+                "not; use parallel.zero_stage=2, or parallel.strategy=deepspeed"
+            )
         if config.train.precision == "fp16":
             reasons.append(
                 "strategy 'fsdp' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16"
@@ -64,22 +69,23 @@ class FullyShardedDataParallel(HoldsReplica):
         units = [padded_numel(shapes, layout.fsdp) for shapes in units_of(model)]
         root, all_units = units[-1], sum(units)
         gathered = all_units
-        if config.parallel.zero_stage == 3:
+        if config.parallel.zero_stage != 2:
             # The root is used from the beginning of forward to the end of backward, and never given back between.
             gathered = (2 * all_units - root) * batches_for(config.train, layout).accumulation
-        weight_bytes = BF16_BYTES if config.train.precision == "bf16" else FP32_BYTES
+        kept = kept_bytes(config.train.precision)
+        weight_bytes = BF16_BYTES if config.train.precision == "bf16" else kept
         counts = [
             CollectiveCount(kind="all_gather", group="fsdp", group_size=layout.fsdp,
                             payload_bytes=gathered // layout.fsdp * weight_bytes),
             CollectiveCount(kind="reduce_scatter", group="fsdp", group_size=layout.fsdp,
-                            payload_bytes=all_units * FP32_BYTES),
+                            payload_bytes=all_units * kept),
         ]  # fmt: skip
         if layout.dp > 1:
             counts.append(CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp,
-                                          payload_bytes=all_units // layout.fsdp * FP32_BYTES))  # fmt: skip
+                                          payload_bytes=all_units // layout.fsdp * kept))  # fmt: skip
         if config.train.grad_clip_norm is not None:  # the norm of each tensor, from those of its shards
             counts.append(CollectiveCount(kind="all_reduce", group="fsdp", group_size=layout.fsdp,
-                                          payload_bytes=len(model.parameter_shapes) * FP32_BYTES))  # fmt: skip
+                                          payload_bytes=len(model.parameter_shapes) * kept))  # fmt: skip
         return sorted(counts, key=lambda count: (count.kind, count.group))
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
@@ -143,7 +149,7 @@ def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: Devic
     policy = MixedPrecisionPolicy()
     if config.train.precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    reshard = config.parallel.zero_stage == 3
+    reshard = config.parallel.zero_stage != 2
     for module in [*(model.get_submodule(prefix) for prefix in prefixes), model]:
         # The root's reshard_after_forward stays unset: torch keeps a root gathered until its backward, which is next.
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=None if module is model else reshard)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from worldsize.parallel.allreduce import AllReduce
 from worldsize.parallel.ddp import DistributedDataParallel
+from worldsize.parallel.deepspeed import DeepSpeed
 from worldsize.parallel.fsdp import FullyShardedDataParallel
+from worldsize.parallel.local_sgd import LocalSGD
 from worldsize.parallel.pipeline import ModelParallel, Pipeline
 from worldsize.parallel.single import SingleDevice
 from worldsize.parallel.strategy import Strategy
@@ -21,5 +23,7 @@ def strategies() -> dict[str, type[Strategy]]:
         TensorParallel,
         Pipeline,
         ModelParallel,
+        DeepSpeed,
+        LocalSGD,
     )
     return {strategy.name: strategy for strategy in known}

@@ -39,6 +39,8 @@ class Strategy(Protocol):
     name: ClassVar[str]
     can_skip_exchange: ClassVar[bool]
     """Whether `step(exchange=False)` can be asked: not where forward itself needs what other ranks hold."""
+    same_maths: ClassVar[bool]
+    """Whether it trains as one device would, up to rounding: else its speed says little without the loss beside it."""
 
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:

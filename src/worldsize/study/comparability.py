@@ -19,7 +19,7 @@ from worldsize.study.grid import Scaling
 Severity = Literal["blocks", "warns"]
 Find = Callable[[Run, Run, Scaling], str | None]
 
-LOSS_TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
+LOSS_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1e-2}
 """Largest relative difference of a step's loss. Sums in another order differ by rounding; training amplifies that. The
 reduced formats' tolerances are two to four times their unit roundoff (2^-11 for tf32 and fp16, 2^-8 for bf16)."""
 TOLERANCE_HOLDS_STEPS = 50

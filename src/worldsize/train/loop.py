@@ -14,6 +14,7 @@ from worldsize.data.language_modelling import LanguageModelling
 from worldsize.data.sampler import digest
 from worldsize.launch.progress import Progress
 from worldsize.measure import memory
+from worldsize.parallel.local_sgd import period_of
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import Checksum, Evaluation, StepRow
 from worldsize.train.checksum import weights_checksum
@@ -181,7 +182,7 @@ class Trainer:
         """Compare the weights across replicas; a difference is said at once and kept for the result."""
         by_rank = self.context.gather(weights_checksum(self.strategy.full_parameters()))
         self.log.checksums.append(Checksum(step=done, by_rank=by_rank))
-        if len(set(by_rank)) > 1:
+        if len(set(by_rank)) > 1 and done % period_of(self.config) == 0:  # between averages they may
             self._say(Progress("training", done, self.config.train.steps, note="WARNING: the replicas' weights differ"))
 
 

@@ -52,7 +52,7 @@ class Replica:
 
     def forward_backward(self, micro_batches: Sequence[Batch]) -> Tensor:
         """Add the micro batches' gradients; return their summed loss, a scalar on the device, unsynchronised."""
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.device, dtype=self.precision.sum_dtype)
         for batch in micro_batches:
             with self.precision.forward():
                 loss_sum = self.objective(batch.tokens_BT, batch.targets_BT)

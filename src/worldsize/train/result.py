@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import mean
 
+from worldsize.config.schema import Config
 from worldsize.data.sampler import combine, to_hex
 from worldsize.measure import summary
 from worldsize.measure.energy import EnergyMeter
@@ -14,6 +15,7 @@ from worldsize.measure.matmul import MatmulRates
 from worldsize.measure.peaks import peak_flop_per_s
 from worldsize.measure.statistics import measured
 from worldsize.measure.trace import TracedStep
+from worldsize.parallel.local_sgd import period_of
 from worldsize.records import (
     CommunicationBytes,
     ExposedCommunication,
@@ -21,6 +23,7 @@ from worldsize.records import (
     RankSummary,
     RunRecord,
     RunResult,
+    StepRow,
 )
 from worldsize.train.loop import TrainLog
 from worldsize.train.probe import FULL, UNMEASURED, WITHOUT_EXCHANGE
@@ -52,8 +55,10 @@ def result_of(
     """Return the run's result from every rank's report; `energy` says why its figure is absent where it is."""
     log, world_size = reports[0].log, record.world_size
     rows = {rank: report.log.rows for rank, report in enumerate(reports)}
+    period = period_of(Config.model_validate(record.config))
+    paced = {rank: summary.over_periods(report.log.rows, period) for rank, report in enumerate(reports)}
     timed_steps = summary.timed(log.rows)
-    step_time = measured(summary.step_times_s(rows))
+    step_time = measured(summary.step_times_s(paced))
     tokens = sum(row.num_tokens for report in reports for row in summary.timed(report.log.rows)) / len(timed_steps)
     flop_per_s = tokens * record.flop_per_token / step_time.median / world_size
     rates = [report.matmul for report in reports if report.matmul]
@@ -75,12 +80,12 @@ def result_of(
         evaluations=log.evaluations,
         checksums=log.checksums,
         step_time_s=step_time,
-        phases_s=summary.phases_s(rows),
+        phases_s=summary.phases_s(paced),
         tokens_per_s=tokens / step_time.median,
         peak_memory_bytes=[report.peak_memory_bytes for report in reports],
-        ranks=[_rank_summary(rank, report) for rank, report in enumerate(reports)],
+        ranks=[_rank_summary(rank, report, paced[rank]) for rank, report in enumerate(reports)],
         communication_bytes=communication,
-        exposed_communication=_exposed(rows, reports) if world_size > 1 else None,
+        exposed_communication=_exposed(paced, reports, period) if world_size > 1 else None,
         model_flop_per_s=flop_per_s,
         mfu=flop_per_s / peak if peak else None,
         mfu_absent_because=None if peak else peak_note,
@@ -94,11 +99,11 @@ def result_of(
     )
 
 
-def _rank_summary(rank: int, report: RankReport) -> RankSummary:
+def _rank_summary(rank: int, report: RankReport, paced: Sequence[StepRow]) -> RankSummary:
     return RankSummary(
         rank=rank,
-        step_time_s=measured([row.wall_s for row in summary.timed(report.log.rows)]).median,
-        phases_s=summary.rank_phases_s(report.log.rows),
+        step_time_s=measured([row.wall_s for row in summary.timed(paced)]).median,
+        phases_s=summary.rank_phases_s(paced),
         num_samples=sum(row.num_samples for row in report.log.rows),
         num_tokens=sum(row.num_tokens for row in report.log.rows),
         samples_digest=to_hex(combine([report.log.samples_digest])),
@@ -108,20 +113,25 @@ def _rank_summary(rank: int, report: RankReport) -> RankSummary:
     )
 
 
-def _exposed(rows: summary.Rows, reports: Sequence[RankReport]) -> ExposedCommunication:
+def _exposed(rows: summary.Rows, reports: Sequence[RankReport], period: int) -> ExposedCommunication:
     can_skip = WITHOUT_EXCHANGE in reports[0].probes_s
     exposed = summary.exposed_communication(
         rows,
         contention_s=[report.log.timed_contention_s for report in reports],
         with_exchange_s=[report.probes_s[FULL] if can_skip else [] for report in reports],
         without_exchange_s=[report.probes_s.get(WITHOUT_EXCHANGE, []) for report in reports],
-        traced_s=[[step.exposed_communication_s for step in report.traced] for report in reports],
-        copies_s=[[step.copies_s for step in report.traced] for report in reports],
-        traced_step_s=[[step.wall_s for step in report.traced] for report in reports],
+        traced_s=[_means([step.exposed_communication_s for step in report.traced], period) for report in reports],
+        copies_s=[_means([step.copies_s for step in report.traced], period) for report in reports],
+        traced_step_s=[_means([step.wall_s for step in report.traced], period) for report in reports],
     )
     if not can_skip:
         exposed.ablation_absent_because = CANNOT_SKIP
     return exposed
+
+
+def _means(values: Sequence[float], period: int) -> list[float]:
+    """Return the mean of each `period` values."""
+    return [mean(values[start : start + period]) for start in range(0, len(values), period)]
 
 
 def _measuring_cost(reports: Sequence[RankReport], step_time_s: float, marks_s: float) -> MeasuringCost | None:

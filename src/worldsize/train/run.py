@@ -27,17 +27,22 @@ from worldsize.models import cost
 from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
+from worldsize.parallel.local_sgd import period_of
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
 from worldsize.train.feed import Feed
 from worldsize.train.loop import Trainer, TrainLog
-from worldsize.train.precision import MATMUL_DTYPE
-from worldsize.train.probe import one_step, probe
+from worldsize.train.precision import MATMUL_DTYPE, in_precision
+from worldsize.train.probe import one_step, probe, whole_periods
 from worldsize.train.process_group import backend_for
 from worldsize.train.result import RankReport, result_of
 from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
+
+
+TELLING_TRACES = ("allreduce", "ddp")
+"""Strategies of one group and of all-reduces alone: gloo's events tell these whichever thread issued them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     token_file = prepare(config.data)
     feed, held_out = _feeds(config, token_file, context)
     seed_dropout(config.train.seed, context)
-    model = build(config.model, config.train.seed, context.device)
+    model = in_precision(build(config.model, config.train.seed, context.device), config.train.precision)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
@@ -166,7 +171,7 @@ def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[Collecti
     events = trace(
         lambda: one_step(running, config.train.steps, running.clock),
         context.barrier,
-        num_steps=config.measure.trace_steps,
+        num_steps=whole_periods(config.measure.trace_steps, period_of(config)),
         device=context.device,
     )
     if config.measure.keep_trace:
@@ -175,10 +180,11 @@ def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[Collecti
 
 
 def _observed(running: Running, events: list[Event]) -> list[CollectiveCount]:
-    """Return one step's collectives: by the libraries' own events in the trace where all of them ran in one group."""
+    """Return one step's collectives: by the libraries' own events in the trace where these tell all, else by the dispatcher."""
     layout = running.context.layout
     if layout.world_size == 1:
         return []
-    if layout.dp == layout.world_size:
+    if running.strategy.name in TELLING_TRACES:
         return collectives_of(events, {layout.dp: "dp"})
-    return record(lambda: one_step(running, running.config.train.steps, running.clock), layout)
+    period = period_of(running.config)
+    return record(lambda: one_step(running, running.config.train.steps, running.clock), layout, period=period)

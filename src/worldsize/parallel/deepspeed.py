@@ -1,0 +1,191 @@
+"""ZeRO stages 0 to 3 by DeepSpeed's engine (Rajbhandari et al. 2020, arXiv:1910.02054).
+
+Stage 0 sums gradients like DDP; 1 cuts the optimizer's moments over the ranks, 2 the gradients too, 3 the weights too.
+DeepSpeed averages gradients over ranks and over micro batches. Our loss is divided by the global count of target tokens
+already, so each micro batch's loss is multiplied by the number of ranks and DeepSpeed's division by the number of micro
+batches is left out: what remains is the sum.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from worldsize.config.schema import Config
+from worldsize.models.cost import BF16_BYTES, FP32_BYTES
+from worldsize.parallel import deepspeed_config
+from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
+from worldsize.parallel.deepspeed_communication import collectives
+from worldsize.parallel.layout import Layout, batches_for
+from worldsize.parallel.strategy import StepOutput
+from worldsize.records import CollectiveCount
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from worldsize.data.batch import Batch
+    from worldsize.measure.clock import StepClock
+    from worldsize.models.cost import ModelDescription
+    from worldsize.parallel.context import RankContext
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DeepSpeed(HoldsReplica):
+    """Ranks see different samples; how much of the replica each keeps is the stage."""
+
+    name: ClassVar[str] = "deepspeed"
+    can_skip_exchange: ClassVar[bool] = False
+
+    @staticmethod
+    def legal(config: Config, layout: Layout) -> list[str]:
+        reasons = dp_alone("deepspeed", layout)
+        if importlib.util.find_spec("deepspeed") is None:
+            reasons.append(
+                'strategy \'deepspeed\' needs the package deepspeed, which is not installed; pip install "worldsize['
+                'deepspeed]", or use parallel.strategy=fsdp'
+            )
+        precision = config.train.precision
+        if precision in ("fp16", "fp64"):
+            nearest = "bf16" if precision == "fp16" else "fp32"
+            why = "scales fp16's losses in its own way" if precision == "fp16" else "keeps its weights in fp32"
+            reasons.append(
+                f"strategy 'deepspeed' {why}, and train.precision={precision} was asked for; use "
+                f"train.precision={nearest}, or parallel.strategy=ddp"
+            )
+        contradictions = deepspeed_config.contradictions(config, layout)
+        if precision == "bf16" and not contradictions and deepspeed_config.stage_of(config) == 0:
+            reasons.append(
+                "strategy 'deepspeed' at stage 0 clips bf16's gradients in bf16; use parallel.zero_stage=1, or "
+                "parallel.strategy=ddp"
+            )
+        if config.train.compile:
+            reasons.append("strategy 'deepspeed' runs uncompiled; use train.compile=false, or parallel.strategy=ddp")
+        return [*reasons, *contradictions]
+
+    @staticmethod
+    def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
+        return collectives(
+            model,
+            layout.dp,
+            stage=deepspeed_config.stage_of(config),
+            num_micro_batches=batches_for(config.train, layout).accumulation,
+            element_bytes=BF16_BYTES if config.train.precision == "bf16" else FP32_BYTES,
+            zero=deepspeed_config.merged(config, layout)["zero_optimization"],
+        )
+
+    def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
+        from worldsize.train.replica import Replica
+
+        deepspeed = quiet_deepspeed(context.device, context.local_rank)
+        from worldsize.measure.deepspeed_clock import marks_on
+
+        self._stage = deepspeed_config.stage_of(config)
+        self._num_ranks = context.layout.dp
+        self._keeps_whole = self._stage < 3 and config.train.precision != "bf16"
+        self.replica = Replica(model, config, context.device)
+        settings = deepspeed_config.merged(config, context.layout)
+        if self._stage == 0:
+            settings["gradient_clipping"] = 0.0  # there DeepSpeed clips, but does not tell the norm: we clip
+        self.engine, *_ = deepspeed.initialize(
+            model=self.replica.objective,
+            optimizer=self.replica.optimizer,
+            config=settings,
+            dist_init_required=False,
+        )
+        self._marks = marks_on(deepspeed.comm.comm.cdb, context.device)
+
+    def step(
+        self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
+    ) -> StepOutput:
+        import torch
+
+        from worldsize.train.optimizer import set_learning_rate
+
+        if not exchange:
+            raise ValueError("strategy 'deepspeed' cannot leave its exchange out: its ranks hold parts of one replica")
+        loss_sum = torch.zeros((), device=self.replica.device)
+        last = len(micro_batches) - 1
+        with self._marks.on(clock):
+            for index, batch in enumerate(micro_batches):
+                self.engine.set_gradient_accumulation_boundary(index == last)
+                loss = self.engine(batch.tokens_BT, batch.targets_BT)
+                factor = self._num_ranks / batch.global_target_tokens
+                self.engine.backward(loss * factor, scale_wrt_gas=False)
+                loss_sum += loss.detach()
+            clock.mark_exchange()
+            set_learning_rate(self.replica.optimizer, learning_rate)
+            grad_norm = self._update()
+        clock.mark("optimizer_s")
+        return StepOutput(loss_sum, grad_norm)
+
+    def _update(self) -> Tensor | None:
+        """Clip and step; return the gradient's norm before clipping, or None without clipping."""
+        import torch
+
+        max_norm = self.replica.grad_clip_norm
+        norm: Tensor | float | None = None
+        self._marks.phase = "optimizer_s"
+        if self._stage == 0 and max_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.replica.model.parameters(), max_norm)
+        self.engine.step()
+        self._marks.phase = "compute_s"
+        if max_norm is None:
+            return None
+        if norm is None:
+            norm = self.engine.get_global_grad_norm()
+        return torch.as_tensor(norm, dtype=torch.float32, device=self.replica.device)
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        import torch
+
+        self.engine.eval()
+        with torch.no_grad():
+            loss_sum: Tensor = self.engine(batch.tokens_BT, batch.targets_BT)
+        self.engine.train()
+        return loss_sum
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for name, parameter in self.replica.model.named_parameters():
+            yield name, parameter.detach() if self._keeps_whole else safe_get_full_fp32_param(parameter)
+
+    def state(self) -> dict[str, Any]:
+        """Return weights and moments whole, gathered from DeepSpeed's partitions. A collective on every rank."""
+        if self._stage == 0:
+            return self.replica.state()
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        optimizer = self.replica.optimizer
+        steps = next(iter(optimizer.state.values()))["step"]
+        moments = {
+            name: {"step": steps} | {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            for name, parameter in self.replica.model.named_parameters()
+        }
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        return {
+            "model": dict(self.full_parameters()),
+            "optimizer": {"state": moments, "param_groups": groups},
+            "scaler": self.replica.precision.scaler.state_dict(),
+        }
+
+
+def quiet_deepspeed(device: torch.device, local_rank: int) -> Any:
+    """Import deepspeed for a device without its greetings, and without its compiling a kernel that nothing here uses."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("DS_ACCELERATOR", device.type)  # else it looks for one, and warns of finding a CPU
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\..*` is deprecated", category=FutureWarning)
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # All-reduce through shared memory, for inference on CPUs alone: compiled with g++ on first use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

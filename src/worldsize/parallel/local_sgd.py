@@ -1,0 +1,128 @@
+"""Local steps between averages, for slow links: each rank trains by itself and weights are averaged every k steps.
+
+Plain averaging is local SGD (Stich 2019, arXiv:1805.09767). With an outer step (DiLoCo, Douillard et al. 2023,
+arXiv:2311.08105) the averaged change of the weights since the last average is a gradient for SGD with Nesterov momentum.
+It is not the same training as on one device: what it reaches is compared by loss at equal tokens. AdamW's moments stay
+each rank's own, and each rank clips its own gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from worldsize.config.schema import Config
+from worldsize.models.cost import kept_bytes
+from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
+from worldsize.parallel.layout import Layout
+from worldsize.parallel.strategy import StepOutput
+from worldsize.records import CollectiveCount
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from worldsize.data.batch import Batch
+    from worldsize.measure.clock import StepClock
+    from worldsize.models.cost import ModelDescription
+    from worldsize.parallel.context import RankContext
+
+
+class LocalSGD(HoldsReplica):
+    """Every rank holds the whole model, sees its share of the samples, and differs from the others between averages."""
+
+    name: ClassVar[str] = "local_sgd"
+    can_skip_exchange: ClassVar[bool] = True
+    same_maths: ClassVar[bool] = False
+
+    @staticmethod
+    def legal(config: Config, layout: Layout) -> list[str]:
+        reasons = dp_alone("local_sgd", layout)
+        steps, every, warmup = config.train.steps, config.parallel.local_steps, config.measure.warmup_steps
+        if steps % every:
+            nearest = " or ".join(str(n) for n in (steps // every * every, (steps // every + 1) * every) if n)
+            reasons.append(
+                f"train.steps={steps} would end between two averages of parallel.local_steps={every}; use train.steps="
+                f"{nearest}"
+            )
+        elif steps - warmup < every:
+            reasons.append(
+                f"train.steps={steps} less measure.warmup_steps={warmup} leaves no whole period of parallel."
+                f"local_steps={every} to time; use train.steps={-(-(warmup + every) // every) * every}"
+            )
+        if config.train.precision == "fp16":
+            reasons.append(
+                "strategy 'local_sgd' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16"
+            )
+        return reasons
+
+    @staticmethod
+    def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
+        """Return the mean of a step: an average of the weights, divided by the steps that it serves."""
+        total_bytes = model.parameter_bytes(kept_bytes(config.train.precision)) // config.parallel.local_steps
+        return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=total_bytes)]
+
+    def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
+        import torch
+
+        from worldsize.train.replica import Replica
+
+        self.replica = Replica(model, config, context.device)
+        self._num_ranks = context.layout.dp
+        self._local_steps = config.parallel.local_steps
+        self._num_steps = 0
+        rate, momentum = config.parallel.outer_learning_rate, config.parallel.outer_momentum
+        self._outer: torch.optim.SGD | None = None
+        if (rate, momentum) != (1.0, 0.0):
+            anchors = [torch.nn.Parameter(weight.detach().clone()) for weight in model.parameters()]
+            self._outer = torch.optim.SGD(anchors, lr=rate, momentum=momentum, nesterov=momentum > 0)
+
+    def step(
+        self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
+    ) -> StepOutput:
+        loss_sum = self.replica.forward_backward(micro_batches)
+        # Its own samples' sum over the global count, times the ranks: over all ranks these average to the whole gradient.
+        for weight in self.replica.model.parameters():
+            if weight.grad is not None:
+                weight.grad.mul_(self._num_ranks)
+        clock.mark("compute_s")
+        grad_norm = self.replica.update(learning_rate)
+        clock.mark("optimizer_s")
+        self._num_steps += 1
+        if exchange and self._num_steps % self._local_steps == 0:
+            self._average()
+            clock.mark("exposed_communication_s")
+            self._outer_step()
+            clock.mark("optimizer_s")
+        return StepOutput(loss_sum, grad_norm)
+
+    def _weights(self) -> list[Tensor]:
+        return [weight.detach() for weight in self.replica.model.parameters()]
+
+    def _average(self) -> None:
+        """Replace every weight by its mean over the ranks."""
+        import torch.distributed as dist
+
+        for weight in self._weights():
+            dist.all_reduce(weight)
+            weight.div_(self._num_ranks)
+
+    def _outer_step(self) -> None:
+        """Take the way from the last anchors to the averaged weights as a step's gradient; none under plain averaging."""
+        if self._outer is None:
+            return
+        anchors = self._outer.param_groups[0]["params"]
+        for anchor, weight in zip(anchors, self._weights(), strict=True):
+            anchor.grad = anchor.detach() - weight
+        self._outer.step()
+        for anchor, weight in zip(anchors, self._weights(), strict=True):
+            weight.copy_(anchor.detach())
+
+    def state(self) -> dict[str, Any]:
+        """Return this rank's own state: between averages, and in AdamW's moments always, ranks differ."""
+        outer = self._outer.state_dict() if self._outer else {}
+        return {**self.replica.state(), "outer": outer, "num_steps": self._num_steps}
+
+
+def period_of(config: Config) -> int:
+    """Return the steps from one exchange to the next: k under local_sgd, 1 under every strategy in lock-step."""
+    return config.parallel.local_steps if config.parallel.strategy == LocalSGD.name else 1
