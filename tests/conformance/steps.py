@@ -18,8 +18,9 @@ from worldsize.measure.trace import collectives_of, trace
 from worldsize.models.build import build
 from worldsize.models.cost import describe
 from worldsize.parallel.context import RankContext
-from worldsize.parallel.layout import batches_for, layout_for, strategy_name
+from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
 from worldsize.parallel.local_sgd import period_of
+from worldsize.parallel.pipeline import Pipeline
 from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
 from worldsize.records import CollectiveCount
@@ -150,9 +151,17 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "state_names": names_of(strategy.state()),
         "held_bytes": held_bytes(strategy),
         "evaluated": evaluated if context.counts else None,
-        "predicted": strategy.communication(config, layout, describe(config.model)),
+        "predicted": predicted(strategy, config, layout, rank),
         "observed": observed(strategy, feed, context, config) if observe else None,
     }
+
+
+def predicted(strategy: Strategy, config: Config, layout: Layout, rank: int) -> list[CollectiveCount]:
+    """Return what one rank is to issue in a step; only in a pipeline ranks differ."""
+    model = describe(config.model)
+    if isinstance(strategy, Pipeline):
+        return strategy.communication(config, layout, model, rank)
+    return strategy.communication(config, layout, model)
 
 
 def whole_weights(strategy: Strategy) -> dict[str, torch.Tensor]:

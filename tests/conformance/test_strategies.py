@@ -21,6 +21,12 @@ from worldsize.parallel.layout import layout_for
 LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "num_kv_heads": 2, "bias": False,
          "tied_head": False, "d_ff": 96}  # fmt: skip
 TENSOR = {"strategy": "tensor"}
+MICRO: dict[str, dict[str, Any]] = {"train": {"micro_batch": 2}}
+FOUR: dict[str, dict[str, Any]] = {"model": {"num_layers": 4}}
+
+
+def pipeline(schedule: str) -> dict[str, Any]:
+    return {"strategy": "pipeline", "pipeline_schedule": schedule}
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,39 @@ CASES = {
     "fsdp×tp, blocks recomputed": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"activation_checkpointing": "block"}},
                                        (4,)),
     "fsdp×tp, bf16": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"precision": "bf16"}}, (4,), 5e-4, 5e-3, 0.1),
+    "pipeline, GPipe": Case(pipeline("gpipe"), MICRO, (2,)),
+    "pipeline, GPipe, 4 stages": Case(pipeline("gpipe"), MICRO | FOUR, (4,)),
+    "pipeline, 1F1B": Case(pipeline("1f1b"), MICRO, (2,)),
+    "pipeline, 1F1B, 4 uneven stages": Case(pipeline("1f1b"), MICRO | {"model": {"num_layers": 5}}, (4,)),
+    "pipeline, 1F1B, untied": Case(pipeline("1f1b"), MICRO | {"model": {"tied_head": False}}, (2,)),
+    "pipeline, 1F1B, Llama-shaped": Case(pipeline("1f1b"), MICRO | {"model": LLAMA}, (2,)),
+    "pipeline, 1F1B, ragged": Case(pipeline("1f1b"), {"train": {"micro_batch": 3, "allow_ragged_micro_batch": True}},
+                                   (2,)),
+    "pipeline, 1F1B, unclipped": Case(pipeline("1f1b"), {"train": {"micro_batch": 2, "grad_clip_norm": None}}, (2,)),
+    "pipeline, 1F1B, blocks recomputed": Case(
+        pipeline("1f1b"), {"train": {"micro_batch": 2, "activation_checkpointing": "block"}}, (2,)),
+    "pipeline, 1F1B, bf16": Case(pipeline("1f1b"), {"train": {"micro_batch": 2, "precision": "bf16"}}, (2,), 5e-4,
+                                 5e-3, 0.1),
+    "pipeline, interleaved": Case(pipeline("interleaved"), MICRO | FOUR, (2,)),
+    "pipeline, interleaved, 8 stages": Case(pipeline("interleaved"), MICRO | {"model": {"num_layers": 8}}, (4,)),
+    "pipeline, zero bubble": Case(pipeline("zero_bubble"), MICRO, (2,)),
+    "pipeline, zero bubble, 2 stages a rank": Case(pipeline("zero_bubble") | {"stages_per_rank": 2}, MICRO | FOUR,
+                                                   (2,)),
+    "pipeline, zero bubble, blocks recomputed": Case(
+        pipeline("zero_bubble"), {"train": {"micro_batch": 2, "activation_checkpointing": "block"}}, (2,)),
+    "pipeline, zero bubble V": Case(pipeline("zero_bubble_v"), MICRO | FOUR, (2,)),
+    "pipeline, zero bubble V, 8 stages": Case(pipeline("zero_bubble_v"), MICRO | {"model": {"num_layers": 8}}, (4,)),
+    "model parallel": Case({"strategy": "model_parallel"}, MICRO, (2,)),
+    "model parallel, 4 stages": Case({"strategy": "model_parallel"}, MICRO | FOUR, (4,)),
+    "dp×pp": Case(pipeline("1f1b") | {"dp": 2}, {"train": {"micro_batch": 1}}, (4,)),
+    "dp×pp, zero bubble V": Case(pipeline("zero_bubble_v") | {"dp": 2}, {"train": {"micro_batch": 1}} | FOUR, (4,)),
+    "dp×pp, model parallel": Case({"strategy": "model_parallel", "dp": 2}, {"train": {"micro_batch": 1}}, (4,)),
+    "tp×pp": Case(pipeline("1f1b") | {"tp": 2}, MICRO, (4,)),
+    "tp×pp, GPipe, Llama-shaped": Case(pipeline("gpipe") | {"tp": 2}, MICRO | {"model": LLAMA}, (4,)),
+    "tp×pp, interleaved, unclipped": Case(
+        pipeline("interleaved") | {"tp": 2}, {"train": {"micro_batch": 2, "grad_clip_norm": None}} | FOUR, (4,)),
+    "tp×pp, blocks recomputed": Case(
+        pipeline("1f1b") | {"tp": 2}, {"train": {"micro_batch": 2, "activation_checkpointing": "block"}}, (4,)),
 }  # fmt: skip
 PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
 
@@ -208,8 +247,11 @@ def test_books_close_and_communication_is_exposed_only_among_ranks(trained: Trai
 
 
 def test_state_has_the_same_names_as_one_devices(trained: Trained) -> None:
-    _, single, ranks = trained
-    assert all(one["state_names"] == single["state_names"] for one in ranks)
+    case, single, ranks = trained
+    if layout_for(case.config().parallel, len(ranks)).pp > 1:  # each stage has its own, all stages together have all
+        assert set().union(*(one["state_names"] for one in ranks)) == single["state_names"]
+    else:
+        assert all(one["state_names"] == single["state_names"] for one in ranks)
 
 
 def test_sharded_ranks_hold_their_part_of_weights_and_moments(trained: Trained) -> None:
@@ -217,15 +259,28 @@ def test_sharded_ranks_hold_their_part_of_weights_and_moments(trained: Trained) 
     layout = layout_for(case.config().parallel, len(ranks))
     if case.parallel["strategy"] == "deepspeed":
         return  # test_deepspeed.py: what is held depends on the stage
+    of_a_tp_rank = sum(
+        weight.numel() / (layout.tp if is_split_by_tp(name) else 1) for name, weight in single["before"].items()
+    )
+    share = of_a_tp_rank / sum(weight.numel() for weight in single["before"].values()) / layout.fsdp
+    if layout.pp > 1:
+        a_replica = single["held_bytes"] * share + bytes_of_a_second_head(case, single) / layout.tp
+        assert sum(one["held_bytes"] for one in ranks) == a_replica * layout.tp * layout.dp
+        assert all(one["held_bytes"] < a_replica for one in ranks)
+        return
     for one in ranks:
-        of_a_tp_rank = sum(
-            weight.numel() / (layout.tp if is_split_by_tp(name) else 1) for name, weight in single["before"].items()
-        )
-        share = of_a_tp_rank / sum(weight.numel() for weight in single["before"].values()) / layout.fsdp
         if layout.fsdp == 1:
             assert one["held_bytes"] == single["held_bytes"] * share
         else:  # rows that do not divide: the last rank holds less
             assert one["held_bytes"] == pytest.approx(single["held_bytes"] * share, rel=0.05)
+
+
+def bytes_of_a_second_head(case: Case, single: dict[str, Any]) -> int:
+    """Return what a tied head's second copy takes with its two moments; in a V both ends are on one rank."""
+    config = case.config()
+    if not config.model.tied_head or config.parallel.pipeline_schedule == "zero_bubble_v":
+        return 0
+    return 3 * 4 * int(single["before"]["token_embedding.weight"].numel())
 
 
 def is_split_by_tp(name: str) -> bool:

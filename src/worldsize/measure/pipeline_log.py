@@ -14,7 +14,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,11 @@ class StepNotes:
     began: Any = None
     ended: Any = None
     actions: list[tuple[Action, Any, Any]] = field(default_factory=list)
+    talks: list[tuple[Any, Any]] = field(default_factory=list)
+    """Collectives within actions, among the ranks that share a stage."""
     waits: list[tuple[Any, Any]] = field(default_factory=list)
     """Exchanges with other stages after the schedule, which end when the slowest of them has come."""
+    _talk_began: Any = None
 
     def begin(self) -> None:
         """Say that the schedule starts."""
@@ -58,6 +61,13 @@ class StepNotes:
     def end(self) -> None:
         """Say that the schedule, with all its messages, is through."""
         self.ended = self.log.now()
+
+    def mark(self, phase: str) -> None:
+        """Take the marks that a tensor-parallel axis sets around its collectives, in place of the step's clock."""
+        now = self.log.now()
+        if phase == "exposed_communication_s":
+            self.talks.append((self._talk_began, now))
+        self._talk_began = now
 
     def extend(self) -> None:
         """Move the last action's end to now."""
@@ -72,11 +82,14 @@ class RankStep:
     began_s: float
     ended_s: float
     actions: tuple[Done, ...]
+    talks_s: float
+    """Time within actions in which ranks that share a stage exchange activations."""
     waits_s: tuple[tuple[float, float], ...]
     """Exchanges with other stages after the schedule."""
 
     @property
-    def compute_s(self) -> float:
+    def active_s(self) -> float:
+        """Time within actions."""
         return sum(done.end_s - done.start_s for done in self.actions)
 
     @property
@@ -128,6 +141,7 @@ class PipelineLog:
                 began_s=seconds(each.began),
                 ended_s=seconds(each.ended),
                 actions=tuple(Done(action, seconds(start), seconds(end)) for action, start, end in each.actions),
+                talks_s=sum(seconds(end) - seconds(start) for start, end in each.talks),
                 waits_s=tuple((seconds(start), seconds(end)) for start, end in each.waits),
             )
             for each in notes
@@ -175,12 +189,13 @@ def part(phases_s: dict[str, float], ranks: Mapping[int, RankStep], pp_rank: int
     """Part one rank's step in place; it comes with the whole schedule booked as bubble, and what follows as it was."""
     mine = ranks[pp_rank]
     scheduled_s = phases_s["bubble_s"]
-    compute_s = min(mine.compute_s, scheduled_s)  # two readings of one moment may differ on CUDA
-    within_s = min(bubble_within_s(ranks, pp_rank, stages), scheduled_s - compute_s)
+    active_s = min(mine.active_s, scheduled_s)  # two readings of one moment may differ on CUDA
+    talks_s = min(mine.talks_s, active_s)
+    within_s = min(bubble_within_s(ranks, pp_rank, stages), scheduled_s - active_s)
     after_s = min(bubble_after_s(ranks, pp_rank), phases_s["exposed_communication_s"])
-    phases_s["compute_s"] += compute_s
+    phases_s["compute_s"] += active_s - talks_s
     phases_s["bubble_s"] = within_s + after_s
-    phases_s["exposed_communication_s"] += scheduled_s - compute_s - within_s - after_s
+    phases_s["exposed_communication_s"] += scheduled_s - active_s + talks_s - within_s - after_s
 
 
 def bubble_within_s(ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> float:
@@ -209,11 +224,12 @@ def _waited_s(wait: tuple[float, float], ranks: Mapping[int, RankStep]) -> float
 def _shifted(step: RankStep, by_s: float) -> RankStep:
     if by_s == 0.0:
         return step
-    return RankStep(
-        step.began_s + by_s,
-        step.ended_s + by_s,
-        tuple(Done(done.action, done.start_s + by_s, done.end_s + by_s) for done in step.actions),
-        tuple((start_s + by_s, end_s + by_s) for start_s, end_s in step.waits_s),
+    return replace(
+        step,
+        began_s=step.began_s + by_s,
+        ended_s=step.ended_s + by_s,
+        actions=tuple(Done(done.action, done.start_s + by_s, done.end_s + by_s) for done in step.actions),
+        waits_s=tuple((start_s + by_s, end_s + by_s) for start_s, end_s in step.waits_s),
     )
 
 

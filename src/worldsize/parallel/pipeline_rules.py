@@ -6,6 +6,7 @@ from worldsize.config.schema import Config
 from worldsize.errors import UserError
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.stages import stages_per_rank
+from worldsize.parallel.tensor_bytes import undivided
 
 
 def reasons_against(strategy: str, config: Config, layout: Layout) -> list[str]:
@@ -15,6 +16,7 @@ def reasons_against(strategy: str, config: Config, layout: Layout) -> list[str]:
         *_stages(strategy, config, layout),
         *_micro_batches(strategy, config, layout),
         *_arithmetic(strategy, config),
+        *undivided(config, layout.tp),
     ]
 
 
@@ -22,10 +24,8 @@ def _axes(strategy: str, layout: Layout) -> list[str]:
     reasons = []
     if layout.fsdp > 1:
         reasons.append(
-            f"strategy {strategy!r} spreads by pp and dp, but parallel.fsdp={layout.fsdp}; use parallel.fsdp=1"
+            f"strategy {strategy!r} spreads by pp, dp and tp, but parallel.fsdp={layout.fsdp}; use parallel.fsdp=1"
         )
-    if layout.tp > 1:
-        reasons.append(f"strategy {strategy!r} spreads by pp and dp, but parallel.tp={layout.tp}; use parallel.tp=1")
     if layout.world_size == 1:
         reasons.append(f"strategy {strategy!r} needs at least 2 devices; use parallel.strategy=single or --nproc 2")
     elif layout.pp == 1:

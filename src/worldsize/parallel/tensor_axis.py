@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -26,7 +26,11 @@ from worldsize.measure.fsdp_clock import all_gather_single, reduce_scatter_singl
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-    from worldsize.measure.clock import StepClock
+
+class Marks(Protocol):
+    """The part of a clock that is called here."""
+
+    def mark(self, phase: str) -> None: ...
 
 
 class TensorAxis:
@@ -36,7 +40,7 @@ class TensorAxis:
         self.group = mesh.get_group()
         self.size = mesh.size()
         self.rank = mesh.get_local_rank()
-        self.clock: StepClock | None = None
+        self.clock: Marks | None = None
         """Of the step under way; outside a step there is none."""
 
     def part_of(self, length: int) -> slice:

@@ -76,14 +76,20 @@ def communication(config: Config, layout: Layout, model: ModelDescription) -> li
 
 
 def activations(config: Config, layout: Layout, model: ModelDescription) -> Totals:
-    """Return what forward and backward pass along tp, for all micro batches of a step.
+    """Return what forward and backward pass along tp, for all micro batches of a step."""
+    num_tokens = batches_for(config.train, layout).per_device_batch * config.model.context_length
+    return activations_of(config, layout, num_tokens, model.num_layers, starts=True, ends=True)
+
+
+def activations_of(
+    config: Config, layout: Layout, num_tokens: int, num_blocks: int, *, starts: bool, ends: bool
+) -> Totals:
+    """Return the same of a part of the model: some blocks, the embedding (`starts`), the head and the loss (`ends`).
 
     Of each block forward gathers the sequence twice and sums twice, and backward does the same the other way round.
     Recomputed blocks gather again what their two sums' products need; the second sum only if dropout follows it.
     """
-    train, tp = config.train, layout.tp
-    width = model.parameter_shapes[f"{model.token_embedding}.weight"][1]
-    num_tokens = batches_for(train, layout).per_device_batch * config.model.context_length
+    train, tp, width = config.train, layout.tp, config.model.d_model
     wide_bytes = kept_bytes(config.train.precision)
     narrow_bytes = BF16_BYTES if train.precision in ("bf16", "fp16") else wide_bytes
     # fully_shard hands out bf16 weights, so that what is looked up is bf16 too.
@@ -91,12 +97,12 @@ def activations(config: Config, layout: Layout, model: ModelDescription) -> Tota
     num_gathers, num_sums = 4, 4
     if train.activation_checkpointing == "block":
         num_gathers, num_sums = 6, 6 if config.model.dropout else 5
-    in_blocks = model.num_layers * num_tokens * width * narrow_bytes
-    at_ends = num_tokens * width * (embedded_bytes + narrow_bytes)
+    in_blocks = num_blocks * num_tokens * width * narrow_bytes
+    at_ends = num_tokens * width * (embedded_bytes * starts + narrow_bytes * ends)
     totals: Totals = Counter()
     totals["all_gather", "tp", tp] = (num_gathers * in_blocks + at_ends) // tp
     totals["reduce_scatter", "tp", tp] = num_sums * in_blocks + at_ends
-    num_loss_rows = 3  # of each token: its largest logit, then its sum of exponentials beside its target's logit
+    num_loss_rows = 3 * ends  # of each token: its largest logit, then its sum of exponentials and its target's logit
     totals["all_reduce", "tp", tp] = num_loss_rows * num_tokens * wide_bytes
     return totals
 

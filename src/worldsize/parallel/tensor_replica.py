@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -54,18 +54,23 @@ class TensorReplica(Replica):
         torch._foreach_copy_(gradients, parts)
 
     def _clip(self, max_norm: float) -> Tensor:
-        """Clip the norm of the whole gradient: what each rank holds whole counts once, shards are summed over ranks."""
-        whole_ones = {id(p) for p in self._whole_on_tp}
-        shards = [own_part(p.grad) for p in self.model.parameters() if p.grad is not None and id(p) not in whole_ones]
-        replicated = [own_part(p.grad) for p in self._whole_on_tp if p.grad is not None]
-        square = self._axis.all_reduce(nn.utils.get_total_norm(shards).square())
-        square = square + nn.utils.get_total_norm(replicated).square()
+        """Clip the norm of the whole gradient."""
+        square = self._square(self.model.parameters())
         if self._fsdp is not None:
             dist.all_reduce(square, group=self._fsdp.get_group())
         norm = square.sqrt()
         # As clip_grads_with_norm_ does, which on DTensors first finds out for seconds how a product is sharded.
         torch._foreach_mul_(shards + replicated, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
+
+    def _square(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the squared norm of gradients: what each rank holds whole counts once, shards are summed over tp."""
+        whole_ones = {id(p) for p in self._whole_on_tp}
+        given = [(own_part(p.grad), id(p) in whole_ones) for p in parameters if p.grad is not None]
+        shards = [gradient for gradient, is_whole in given if not is_whole]
+        replicated = [gradient for gradient, is_whole in given if is_whole]
+        square = self._axis.all_reduce(nn.utils.get_total_norm(shards).square())
+        return square + nn.utils.get_total_norm(replicated).square()
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.model.named_parameters():

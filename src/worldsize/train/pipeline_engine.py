@@ -22,7 +22,7 @@ from torch.distributed.pipelining import (
 from worldsize.data.batch import IGNORED_TARGET, Batch
 from worldsize.measure.pipeline_log import StepNotes
 from worldsize.parallel.schedule import Action, Kind
-from worldsize.train.loss import loss_sum
+from worldsize.train.replica import LossSum
 from worldsize.train.stage import Stage, padded
 
 SCHEDULES: Mapping[str, Any] = {
@@ -46,9 +46,11 @@ class NotedStage(PipelineStage):
         with self._noted("F", fwd_chunk_id):
             return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
-    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, full_backward: bool = True, **kwargs: Any) -> None:
+    def backward_one_chunk(
+        self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
+    ) -> None:
         with self._noted("B" if full_backward else "I", bwd_chunk_id):
-            super().backward_one_chunk(bwd_chunk_id, *args, full_backward=full_backward, **kwargs)
+            super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         with self._noted("W", bwd_chunk_id):
@@ -74,8 +76,9 @@ class Shapes:
 
     micro_batch: int
     length: int
+    own_length: int
     width: int
-    vocabulary: int
+    own_vocabulary: int
     dtype: torch.dtype
     """Of the residual stream, under autocast too."""
     logits_dtype: torch.dtype
@@ -85,14 +88,14 @@ class Shapes:
         return torch.empty(self.micro_batch, self.length, dtype=torch.int64, device="meta")
 
     def activations(self) -> Tensor:
-        return self._with_gradient(self.width, self.dtype)
+        return self._with_gradient(self.own_length, self.width, self.dtype)
 
     def logits(self) -> Tensor:
-        return self._with_gradient(self.vocabulary, self.logits_dtype)
+        return self._with_gradient(self.length, self.own_vocabulary, self.logits_dtype)
 
-    def _with_gradient(self, features: int, dtype: torch.dtype) -> Tensor:
+    def _with_gradient(self, length: int, features: int, dtype: torch.dtype) -> Tensor:
         """The engine sends gradients back only where these say that there are any."""
-        return torch.empty(self.micro_batch, self.length, features, dtype=dtype, device="meta", requires_grad=True)
+        return torch.empty(self.micro_batch, length, features, dtype=dtype, device="meta", requires_grad=True)
 
 
 class Engine:
@@ -106,6 +109,7 @@ class Engine:
         num_micro_batches: int,
         shapes: Shapes,
         group: dist.ProcessGroup,
+        loss: LossSum,
     ) -> None:
         self.stages = [
             NotedStage(
@@ -116,7 +120,8 @@ class Engine:
             for index, module in sorted(modules.items())
         ]  # fmt: skip
         self.one_at_a_time = schedule == "model_parallel"
-        self._shapes = shapes
+        self.shapes = shapes
+        self.loss = loss
         self._holds_first = 0 in modules
         self._holds_last = num_stages - 1 in modules
         self._notes: StepNotes | None = None
@@ -140,8 +145,8 @@ class Engine:
         for turn, batches in enumerate(turns):
             for stage in self.stages:
                 stage.notes, stage.first_micro_batch = notes, turn
-            tokens = [padded(batch.tokens_BT, self._shapes.micro_batch, 0) for batch in batches]
-            targets = [padded(batch.targets_BT, self._shapes.micro_batch, IGNORED_TARGET) for batch in batches]
+            tokens = [padded(batch.tokens_BT, self.shapes.micro_batch, 0) for batch in batches]
+            targets = [padded(batch.targets_BT, self.shapes.micro_batch, IGNORED_TARGET) for batch in batches]
             self._schedule.step(
                 *([torch.cat(tokens)] if self._holds_first else []),
                 target=torch.cat(targets) if self._holds_last else None,
@@ -152,7 +157,7 @@ class Engine:
         return self._loss_sum
 
     def _loss(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-        loss = loss_sum(logits_BTV, targets_BT)
+        loss = self.loss(logits_BTV, targets_BT)
         self._loss_sum += loss.detach()
         scaled = loss / self._global_target_tokens
         if self._notes is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from worldsize.config.schema import Config
 from worldsize.measure.pipeline_log import PipelineLog
@@ -15,10 +16,13 @@ from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for
 from worldsize.parallel.mesh import ends_of_pipelines, mesh_of
 from worldsize.parallel.stages import Stages, stages_for
+from worldsize.parallel.tensor_axis import TensorAxis
+from worldsize.parallel.tensor_plan import apply
+from worldsize.train.loss import loss_sum
 from worldsize.train.pipeline_engine import Engine, Shapes
-from worldsize.train.precision import MATMUL_DTYPE
-from worldsize.train.stage import Stage
-from worldsize.train.stage_replica import Groups, StageReplica
+from worldsize.train.precision import AUTOCAST
+from worldsize.train.stage import Stage, keep_only
+from worldsize.train.stage_replica import Groups, StageReplica, TensorStageReplica
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class PreparedPipeline:
     log: PipelineLog
     schedule: str
     num_micro_batches: int
+    axis: TensorAxis | None
+    """The ranks that share this rank's stages, where there are any."""
 
 
 def prepare_pipeline(
@@ -42,9 +48,12 @@ def prepare_pipeline(
     tied = config.model.tied_head
     stages = stages_for(config, context.layout)
     pp_rank = context.layout.coordinates(context.rank)["pp"]
-    groups = _groups(context, stages, tied=tied)
-    replica = StageReplica(model, config, context.device, stages, description, pp_rank, groups)
-    last = stages.num_stages - 1
+    mesh = mesh_of(context)
+    keep_only(model, stages.names_of(pp_rank, description, tied=tied), description)
+    axis = apply(model, description, mesh["tp"]) if context.layout.tp > 1 else None
+    replica = _replica(
+        model, config, context, stages, description, _groups(context, mesh, stages, tied=tied), axis, mesh
+    )
     modules = {
         stage: Stage(
             model,
@@ -52,19 +61,43 @@ def prepare_pipeline(
             [description.block_prefixes[index] for index in stages.blocks_of(stage)],
             replica.precision,
             is_first=stage == 0,
-            is_last=stage == last,
+            is_last=stage == stages.num_stages - 1,
         )
         for stage in stages.stages_of(pp_rank)
     }
     batches = batches_for(config.train, context.layout)
-    shapes = _shapes(config, batches.micro_batch, replica.dtype, context.device)
-    engine = Engine(modules, stages.num_stages, schedule, batches.accumulation, shapes, groups.pp)
-    log = PipelineLog(context.device, stages, pp_rank, groups.pp)
-    return PreparedPipeline(stages, modules, replica, engine, log, schedule, batches.accumulation)
+    shapes = _shapes(config, context, batches.micro_batch, replica.dtype)
+    group = replica.groups.pp
+    loss = loss_sum if axis is None else axis.loss_sum
+    engine = Engine(modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss)
+    log = PipelineLog(context.device, stages, pp_rank, group)
+    return PreparedPipeline(stages, modules, replica, engine, log, schedule, batches.accumulation, axis)
 
 
-def _groups(context: RankContext, stages: Stages, *, tied: bool) -> Groups:
-    mesh = mesh_of(context)
+def _replica(
+    model: nn.Module,
+    config: Config,
+    context: RankContext,
+    stages: Stages,
+    description: ModelDescription,
+    groups: Groups,
+    axis: TensorAxis | None,
+    mesh: DeviceMesh,
+) -> StageReplica:
+    kind, of_tensor = (StageReplica, {}) if axis is None else (TensorStageReplica, {"axis": axis, "mesh": mesh["tp"]})
+    return kind(
+        model,
+        config,
+        context.device,
+        stages=stages,
+        description=description,
+        pp_rank=context.layout.coordinates(context.rank)["pp"],
+        groups=groups,
+        **of_tensor,
+    )
+
+
+def _groups(context: RankContext, mesh: DeviceMesh, stages: Stages, *, tied: bool) -> Groups:
     ends = ends_of_pipelines(context) if tied and stages.ends_apart and context.layout.pp > 2 else None
     pp = mesh["pp"].get_group()
     if tied and stages.ends_apart and context.layout.pp == 2:
@@ -72,15 +105,18 @@ def _groups(context: RankContext, stages: Stages, *, tied: bool) -> Groups:
     return Groups(pp=pp, dp=mesh["dp"].get_group() if context.layout.dp > 1 else None, ends=ends)
 
 
-def _shapes(config: Config, micro_batch: int, dtype: torch.dtype, device: torch.device) -> Shapes:
-    model = config.model
+def _shapes(config: Config, context: RankContext, micro_batch: int, dtype: torch.dtype) -> Shapes:
+    """Along tp each rank passes on its part of the sequence, and the last stage ends in its part of the vocabulary."""
+    model, tp = config.model, context.layout.tp
     assert model.vocab_size is not None
+    half = AUTOCAST.get(config.train.precision)
     return Shapes(
         micro_batch=micro_batch,
         length=model.context_length,
+        own_length=model.context_length // tp,
         width=model.d_model,
-        vocabulary=model.vocab_size,
+        own_vocabulary=model.vocab_size // tp,
         dtype=dtype,
-        logits_dtype=MATMUL_DTYPE[config.train.precision],
-        device=device,
+        logits_dtype=half or dtype,
+        device=context.device,
     )

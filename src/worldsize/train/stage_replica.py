@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from worldsize.config.schema import Config
 from worldsize.data.batch import Batch
 from worldsize.models.cost import ModelDescription
+from worldsize.parallel.gradient_buckets import own_part
 from worldsize.parallel.stages import TIED, Stages
-from worldsize.train.loss import loss_sum
-from worldsize.train.replica import Replica, whole
-from worldsize.train.stage import keep_only
+from worldsize.parallel.tensor_replica import TensorReplica
+from worldsize.train.replica import LossSum, Replica, whole
 
 if TYPE_CHECKING:
     from worldsize.measure.clock import StepClock
@@ -43,11 +43,14 @@ class StageReplica(Replica):
         model: nn.Module,
         config: Config,
         device: torch.device,
+        *,
         stages: Stages,
         description: ModelDescription,
         pp_rank: int,
         groups: Groups,
+        **of_tensor: Any,
     ) -> None:
+        """`of_tensor`: what TensorReplica takes besides, where the stages are spread over tp."""
         self.names = stages.names_of(pp_rank, description, tied=config.model.tied_head)
         self.stages = stages
         self.description = description
@@ -57,8 +60,7 @@ class StageReplica(Replica):
         self.notes: StepNotes | None = None
         self.dtype = next(model.parameters()).dtype
         """Of weights, of the residual stream between stages and of losses."""
-        keep_only(model, self.names, description)
-        super().__init__(model, config, device)
+        super().__init__(model, config, device, **of_tensor)
 
     def sum_gradients(self) -> None:
         """Sum the gradients of the tied head's two copies, then all gradients over the replicas; nothing is overlapped.
@@ -70,23 +72,32 @@ class StageReplica(Replica):
         if self.groups.dp is not None:
             for name in self.names:
                 dist.all_reduce(self._gradient(name), group=self.groups.dp)
+        self._sum_over_tp()
         self._mark("exposed_communication_s")
 
+    def _sum_over_tp(self) -> None:
+        """Without tp there is nothing to sum."""
+
     def _gradient(self, name: str) -> Tensor:
+        """Return what this rank holds of a gradient."""
         gradient = self.model.get_parameter(name).grad
         assert gradient is not None
-        return gradient
+        return own_part(gradient)
 
     def _clip(self, max_norm: float) -> Tensor:
         """Clip the norm of the whole gradient, all stages together; a tied head counts once. Return it unclipped."""
         counted = [name for name in self.names if self.owner_of(name) == self.pp_rank]
-        norm_squared = whole(nn.utils.get_total_norm([self._gradient(name) for name in counted])).square()
+        norm_squared = self._square(self.model.get_parameter(name) for name in counted)
         self._mark("optimizer_s")
         self._sum_over_stages(norm_squared, self.groups.pp)
         self._mark("exposed_communication_s")
         norm = norm_squared.sqrt()
         nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
         return norm
+
+    def _square(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the squared norm of some parameters' gradients."""
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).square()
 
     def _sum_over_stages(self, tensor: Tensor, group: dist.ProcessGroup) -> None:
         """All-reduce among stages, in place, and note when: the first to come waits for the last to have computed."""
@@ -112,25 +123,31 @@ class StageReplica(Replica):
         """
         for name, shape in self.description.parameter_shapes.items():
             if name in self.names:
-                value = whole(self.model.get_parameter(name).detach()).contiguous()
+                value = self._whole_value(name).contiguous()
             else:
                 value = torch.empty(shape, dtype=self.dtype, device=self.device)
             sent = value if self.owner_of(name) == self.pp_rank else value.clone()
             dist.broadcast(sent, group=self.groups.pp, group_src=self.owner_of(name))
             yield name, value if name in self.names else sent
 
+    def _whole_value(self, name: str) -> Tensor:
+        return whole(self.model.get_parameter(name).detach())
+
     @torch.no_grad()
-    def evaluate_stages(self, modules: Mapping[int, nn.Module], batch: Batch, width: int) -> Tensor:
+    def evaluate_stages(
+        self, modules: Mapping[int, nn.Module], batch: Batch, activation: tuple[int, int], loss_sum: LossSum
+    ) -> Tensor:
         """Send one micro batch of any size through all stages; return its summed loss on the pipeline's last rank.
 
-        Every other rank returns 0. `modules` are this rank's stages.
+        Every other rank returns 0. `modules` are this rank's stages; what they pass on has the shape (B, *activation).
         """
         self.model.eval()
         x = batch.tokens_BT
         for stage, module in sorted(modules.items()):
             source, target = (self.stages.rank_of(each) for each in (max(stage - 1, 0), min(stage + 1, self._last)))
             if source != self.pp_rank:
-                x = torch.empty((*batch.tokens_BT.shape, width), dtype=self.dtype, device=self.device)
+                num_samples = batch.tokens_BT.shape[0]
+                x = torch.empty((num_samples, *activation), dtype=self.dtype, device=self.device)
                 dist.recv(x, group=self.groups.pp, group_src=source)
             x = module(x)
             if target != self.pp_rank:
@@ -154,3 +171,15 @@ class StageReplica(Replica):
         elif self.pp_rank == reporter:
             dist.recv(loss, group=self.groups.pp, group_src=holder)
         return loss
+
+
+class TensorStageReplica(StageReplica, TensorReplica):
+    """The same, of stages that are spread over tp."""
+
+    _square = TensorReplica._square
+
+    def _sum_over_tp(self) -> None:
+        self.sum_replicated()
+
+    def _whole_value(self, name: str) -> Tensor:
+        return self._as_on_one_device(name, super()._whole_value(name))
