@@ -25,6 +25,7 @@ COMMANDS = {
     "audit": "Say which speedups stand, in anybody's numbers.",
     "lab": "Emulate hosts and their network on this Linux machine.",
     "doctor": "Say what this machine has for training, what is wrong and how to mend it.",
+    "export": "Write a trained model's weights as one file that others open.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""
