@@ -252,6 +252,12 @@ def zero_stage_has_effect(config: Config) -> str | None:
     )
 
 
+def token_dropout_has_effect(config: Config) -> str | None:
+    if config.train.token_dropout == 0 or config.data.task == "classification":
+        return None
+    return f"train.token_dropout has no effect under data.task={config.data.task}; it is classification's."
+
+
 def packing_has_effect(config: Config) -> str | None:
     if not config.data.packing or config.data.task == "translation":
         return None
@@ -263,4 +269,5 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     evaluation_interval_has_effect,
     zero_stage_has_effect,
     packing_has_effect,
+    token_dropout_has_effect,
 )
