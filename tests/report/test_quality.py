@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.report.studies import make_cell, make_study
 from worldsize.measure.statistics import measured
 from worldsize.report import figures, quality_tables
@@ -35,7 +37,8 @@ def test_a_classifiers_cells_stand_in_a_table_and_a_matrix() -> None:
     assert table is not None
     assert [column.key for column in table.columns[2:]] == ["loss", "accuracy", "macro_f1"]
     accuracy = next(column for column in table.columns if column.key == "accuracy")
-    assert [(value.raw, accuracy.unit) for value in accuracy.values] == [(0.85, "%")] * 2
+    assert [value.raw for value in accuracy.values] == pytest.approx([0.85, 0.85])
+    assert accuracy.unit == "%"
     cell = classified(study)
     assert cell is not None
     assert cell.world_size == 2
