@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from worldsize.config.load import load, resolve
 from worldsize.config.schema import Config, DataConfig, OptimizerConfig
 from worldsize.config.write import scalar, to_json, to_yaml
-from worldsize.config.yaml_tree import parse
+from worldsize.config.yaml_tree import parse, plain
 from worldsize.errors import UserError
 
 
@@ -79,3 +79,11 @@ def test_json_holds_every_value_and_origin() -> None:
 def test_text_that_is_not_unicode_is_refused() -> None:
     with pytest.raises(UserError):
         load(None, ["data.source='\udcff'"])
+
+
+@given(
+    st.dictionaries(st.text("ab_1: {", min_size=1), st.integers(0, 9) | st.text("x:, }#", max_size=5) | st.booleans())
+)
+def test_keys_with_values_read_back_unchanged(value: dict[str, object]) -> None:
+    assert plain(parse(scalar(value), "value")) == value
+    assert yaml.safe_load(scalar(value)) == value

@@ -69,7 +69,7 @@ class UnevenSamples:
     def num_target_tokens(self, ids: np.ndarray) -> int:
         return sum(int((self.sample(i)[1] != IGNORED_TARGET).sum()) for i in ids)
 
-    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+    def batch(self, ids: np.ndarray, global_target_tokens: int, step: int | None = None) -> Batch:
         tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*map(self.sample, ids), strict=True))
         return Batch(tokens, targets, self.num_target_tokens(ids), global_target_tokens)
 
@@ -80,7 +80,7 @@ class UnevenTexts(UnevenSamples):
     def num_target_tokens(self, ids: np.ndarray) -> int:
         return len(ids)
 
-    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+    def batch(self, ids: np.ndarray, global_target_tokens: int, step: int | None = None) -> Batch:
         tokens, targets = (torch.from_numpy(np.stack(part)) for part in zip(*map(self.sample, ids), strict=True))
         segments = (targets != IGNORED_TARGET).long()
         classes = torch.from_numpy(ids % NUM_CLASSES)
@@ -90,7 +90,7 @@ class UnevenTexts(UnevenSamples):
 class UnevenPairs(UnevenSamples):
     """Two texts in each sample, of uneven length, that must not see each other, and padding behind them."""
 
-    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+    def batch(self, ids: np.ndarray, global_target_tokens: int, step: int | None = None) -> Batch:
         batch = super().batch(ids, global_target_tokens)
         lengths = (batch.targets_BT != IGNORED_TARGET).sum(1, keepdim=True)
         positions = torch.arange(LENGTH)

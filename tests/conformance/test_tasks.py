@@ -73,8 +73,7 @@ def test_two_ranks_are_one_device(name: str, strategy: str, two_ranks: Ranks) ->
     same(two_ranks.run(functools.partial(train, observe=True), config(name, strategy)), alone(name))
 
 
-@pytest.mark.parametrize("name", ["encoder", "Hugging Face GPT-2"])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("name", "strategy"), [("encoder", "fsdp"), ("Hugging Face GPT-2", "ddp")])
 def test_four_ranks_are_one_device(name: str, strategy: str, four_ranks: Ranks) -> None:
     pytest.importorskip("transformers")
     settings = config_of(**{**MODELS[name], "parallel": {"strategy": strategy}, "train": {"micro_batch": 2}})

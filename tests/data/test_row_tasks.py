@@ -97,6 +97,24 @@ def test_a_token_in_front_and_full_width(labelled: DataConfig) -> None:
     assert batch.num_tokens == 4 + 6
 
 
+def test_hidden_tokens_depend_on_step_and_sample_alone(labelled: DataConfig) -> None:
+    data = Classification(prepare_rows(labelled), 16, "train", token_dropout=0.5, seed=3)
+
+    def seen(ids: list[int], step: int | None) -> list[list[int]]:
+        segments_BT = data.batch(np.array(ids), 1, step).segments_BT
+        assert segments_BT is not None
+        return [row[:12] for row in segments_BT.tolist()]
+
+    whole = [1] * 12
+    assert seen([3], None) == [whole]  # nothing is hidden in evaluation
+    assert seen([3, 0], 7)[0] == seen([3], 7)[0] == seen([1, 3], 7)[1]
+    hidden = [seen([3], step)[0] for step in range(200)]
+    assert all(row[0] == 1 for row in hidden)
+    assert len({tuple(row) for row in hidden}) > 100
+    assert np.mean(hidden) == pytest.approx((1 + 11 * 0.5) / 12, abs=0.03)
+    assert data.batch(np.array([3]), 1, 7).num_tokens == 12
+
+
 def test_pairs_predict_the_target_alone(pairs: DataConfig) -> None:
     rows = prepare_rows(pairs)
     data = Translation(rows, 8, "train")

@@ -3,8 +3,8 @@
 The commands of all pages run in one directory, page after page in reading order, as somebody would type them who reads
 it all. Two things are changed: `train` and `study` get the overrides SMALLER (a key that the command itself names is
 left alone), and `study` gets `--repeats 1`. Beside the pages' own files the directory holds what they speak of as the
-reader's: `book.txt`, `corpus/`, `reviews.csv`, `pairs.src` and `.tgt`, and `examples/`. Commands under NOT_RUN need what
-a test has not; what is ours of them is checked without running.
+reader's: `book.txt`, `corpus/`, `reviews.csv`, `pairs.src` and `.tgt`, and `examples/`. Commands under NOT_RUN need
+what a test has not; what is ours of them is checked without running.
 """
 
 from __future__ import annotations

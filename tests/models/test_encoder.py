@@ -51,15 +51,6 @@ def test_it_sees_both_ways() -> None:
     assert not torch.allclose(encoder(tokens_BT, ones), encoder(changed, ones), atol=1e-7)
 
 
-def test_hidden_tokens_are_hidden_in_training_alone() -> None:
-    model = gpt(**ENCODER, token_dropout=0.5)
-    encoder = build(model, 0, "cpu")
-    tokens_BT, ones = torch.randint(61, (1, 16)), torch.ones(1, 16, dtype=torch.long)
-    assert not torch.equal(encoder(tokens_BT, ones), encoder(tokens_BT, ones))
-    encoder.eval()
-    assert torch.equal(encoder(tokens_BT, ones), encoder(tokens_BT, ones))
-
-
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_packed_texts_do_not_see_each_other(positions: str) -> None:
     decoder = build(gpt(positions=positions), 0, "cpu").eval()

@@ -18,7 +18,7 @@ from worldsize.report.figures.training import has_losses
 from worldsize.report.svg import inline
 
 NEEDING_MORE = {"save", "per_rank", "rank_phases", "step_samples", "laws", "lost_time", "batch_efficiency"}
-NEEDING_MORE |= {"compute_communication", "planned_cost", "planned_efficiency"}
+NEEDING_MORE |= {"compute_communication", "planned_cost", "planned_efficiency", "confusion"}
 DRAWINGS = {name: getattr(figures, name) for name in figures.__all__ if name not in NEEDING_MORE}
 
 

@@ -290,6 +290,12 @@ def link_has_effect(config: Config) -> str | None:
     return "lab.link and lab.latency_ms have no effect, as lab.hosts=1."
 
 
+def token_dropout_has_effect(config: Config) -> str | None:
+    if config.train.token_dropout == 0 or config.data.task == "classification":
+        return None
+    return f"train.token_dropout has no effect under data.task={config.data.task}; it is classification's."
+
+
 def packing_has_effect(config: Config) -> str | None:
     if not config.data.packing or config.data.task == "translation":
         return None
@@ -331,4 +337,5 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     local_steps_have_effect,
     deepspeed_config_has_effect,
     powersgd_goes_on_otherwise,
+    token_dropout_has_effect,
 )

@@ -45,9 +45,6 @@ class ModelConfig(Section):
     bias: bool = Field(True, description="biases in linear layers and layer norms")
     tied_head: bool = Field(True, description="output head shares the token embedding's weights")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability during training")
-    token_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of an encoder's input tokens that are hidden during training"
-    )
     pooling: Literal["mean", "cls"] = Field(
         "mean", description="what an encoder's class is read from: the mean over real tokens, or a token put in front"
     )
@@ -158,6 +155,12 @@ class TrainConfig(Section):
         200, ge=0, description="translation: held-out rows translated after training, for BLEU and chrF; 0 = none"
     )
     eval_beams: int = Field(1, ge=1, description="translation: hypotheses that decoding keeps; 1 = greedy")
+    token_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="classification: share of a text's tokens that are hidden in training, drawn from (seed, step, sample), whatever the layout",
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a target's probability that is spread over all classes, in training only"
     )

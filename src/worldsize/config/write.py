@@ -46,6 +46,10 @@ def scalar(value: Any) -> str:
     """Return a value as one line of YAML that our reader, and those of YAML 1.1, take back unchanged."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{scalar(key)}: {scalar(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(scalar, value)) + "]"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):

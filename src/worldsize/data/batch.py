@@ -28,7 +28,8 @@ class Batch:
     global_target_tokens: int
     """Targets of the whole optimizer step over all ranks: what every loss and gradient is divided by."""
     segments_BT: Tensor | None = None
-    """int64: which of a sample's texts a token belongs to, from 1; 0 is padding. None where no token must be told from
+    """int64: which of a sample's texts a token belongs to, from 1; 0 is padding,
+    or hidden. None where no token must be told from
     another: texts that fill their samples, or, under causal attention, end in padding."""
     num_tokens: int = 0
     """Input tokens that are not padding; 0 stands for as many as there are targets."""
@@ -58,8 +59,8 @@ class Samples(Protocol):
         """Tokens of each text that attends within itself, for counting FLOP; None where every sample is a full text."""
         ...
 
-    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
-        """Return the samples `ids` as one micro batch on the CPU."""
+    def batch(self, ids: np.ndarray, global_target_tokens: int, step: int | None = None) -> Batch:
+        """Return the samples `ids` as one micro batch on the CPU; `step` is that of training, None in evaluation."""
         ...
 
     def num_target_tokens(self, ids: np.ndarray) -> int:

@@ -49,7 +49,7 @@ class LanguageModelling:
         targets: np.ndarray = self._samples[ids, 1:].ravel()
         return targets
 
-    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+    def batch(self, ids: np.ndarray, global_target_tokens: int, step: int | None = None) -> Batch:
         """Return the samples `ids` as one micro batch of int64 tensors on the CPU."""
         import torch
 

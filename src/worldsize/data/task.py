@@ -45,7 +45,15 @@ class TaskData:
         compiled = config.train.compile
         if config.data.task == "classification":
             in_front = config.model.pooling == "cls"
-            return Classification(self.file, length, split, front=in_front, full_width=compiled)
+            return Classification(
+                self.file,
+                length,
+                split,
+                front=in_front,
+                full_width=compiled,
+                token_dropout=config.train.token_dropout,
+                seed=config.train.seed,
+            )
         return Translation(self.file, length, split, packing=config.data.packing, full_width=compiled)
 
 

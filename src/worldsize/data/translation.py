@@ -55,7 +55,7 @@ class Translation:
         """Return the target tokens of the samples `ids`, their end tokens included."""
         return int(self._num_targets[ids].sum())
 
-    def batch(self, ids: np.ndarray, global_target_tokens: int) -> Batch:
+    def batch(self, ids: np.ndarray, global_target_tokens: int, step: int | None = None) -> Batch:
         """Return the samples `ids` as one micro batch."""
         import torch
 

@@ -6,7 +6,6 @@ its output head replaced by `head.weight` (K, C) and `head.bias` (K).
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +25,6 @@ class Encoder(nn.Module):
         self.d_head = dims.d_head
         self.rope_theta = model.rope_theta
         self.dropout = model.dropout
-        self.token_dropout = model.token_dropout
         self.pooling = model.pooling
         self.token_embedding = nn.Embedding(dims.vocab_size, dims.d_model)
         learned = model.positions == "learned"
@@ -36,11 +34,11 @@ class Encoder(nn.Module):
         self.head = Linear(dims.d_model, num_classes(model), bias=True)
 
     def forward(self, tokens_BT: Tensor, segments_BT: Tensor) -> Tensor:
-        """Return logits_BK; `segments_BT` is 0 at padding. Raises ValueError for more positions than the context."""
+        """Return logits_BK; `segments_BT` is 0 at what no token sees. Raises ValueError beyond the context."""
         length = tokens_BT.shape[1]
         if length > self.context_length:
             raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
-        seen_BT = self._hide_some(segments_BT > 0)
+        seen_BT = segments_BT > 0
         mask_B11T = seen_BT[:, None, None, :]
         x_BTC = self.token_embedding(tokens_BT)
         rotation = None
@@ -57,11 +55,3 @@ class Encoder(nn.Module):
             return self.head(x_BTC[:, 0])  # type: ignore[no-any-return]
         weights_BT1 = seen_BT.unsqueeze(-1).to(x_BTC.dtype)
         return self.head((x_BTC * weights_BT1).sum(1) / weights_BT1.sum(1))  # type: ignore[no-any-return]
-
-    def _hide_some(self, real_BT: Tensor) -> Tensor:
-        """Return the tokens that are seen: in training all but a random share of the real ones, the first always."""
-        if not self.training or self.token_dropout == 0:
-            return real_BT
-        seen_BT = real_BT & (torch.rand(real_BT.shape, device=real_BT.device) >= self.token_dropout)
-        seen_BT[:, 0] = True
-        return seen_BT

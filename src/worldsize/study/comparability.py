@@ -125,7 +125,7 @@ def checksums_at(run: Run, step: int) -> list[str]:
 
 def tolerance_at(run: Run, step: int) -> float:
     """Return how far, relatively, the loss of `step` (counted from 0) may lie from the baseline's."""
-    if run.config.model.dropout > 0 or run.config.model.token_dropout > 0:
+    if run.config.model.dropout > 0:
         return DROPOUT_TOLERANCE
     return LOSS_TOLERANCE[run.config.train.precision] * max(1.0, (step + 1) / TOLERANCE_HOLDS_STEPS)
 
@@ -190,7 +190,7 @@ CHECKS = (
     Check("different-precision", _config_differs("train.precision")),
     Check("different-optimizer", _config_differs("optimizer.learning_rate", "optimizer.beta", "optimizer.eps",
                                                  "optimizer.weight_decay", "train.grad_clip_norm",
-                                                 "train.label_smoothing")),
+                                                 "train.label_smoothing", "train.token_dropout")),
     Check("different-schedule", _config_differs("optimizer.warmup_steps", "optimizer.schedule",
                                                 "optimizer.min_lr_fraction")),
     Check("different-steps", _config_differs("train.steps")),

@@ -51,10 +51,10 @@ class Feed:
         step_ids = self.prescribed_ids(step)
         ids = self._sampler.shard(step_ids, self._context.data_rank, self._context.layout.num_data_ranks)
         global_tokens = self._data.num_target_tokens(step_ids)
-        return Share(ids, micro_batches(self._data, ids, self._batches.micro_batch, global_tokens))
+        return Share(ids, micro_batches(self._data, ids, self._batches.micro_batch, global_tokens, step))
 
 
-def micro_batches(data: Samples, ids: np.ndarray, micro_batch: int, global_tokens: int) -> list[Batch]:
+def micro_batches(data: Samples, ids: np.ndarray, micro_batch: int, global_tokens: int, step: int) -> list[Batch]:
     """Cut ids into micro batches of at most `micro_batch` samples; the last may be smaller."""
     cuts = range(0, len(ids), micro_batch)
-    return [data.batch(ids[cut : cut + micro_batch], global_target_tokens=global_tokens) for cut in cuts]
+    return [data.batch(ids[cut : cut + micro_batch], global_tokens, step) for cut in cuts]
