@@ -6,6 +6,7 @@ its output head replaced by `head.weight` (K, C) and `head.bias` (K).
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -80,10 +80,10 @@ def merged(config: Config, layout: Layout) -> Tree:
     for key, (value, _) in _decided(config, layout).items():
         if not key.startswith("optimizer."):
             *sections, name = key.split(".")
-            section = tree
+            place = tree
             for each in sections:
-                section = section.setdefault(each, {})
-            section[name] = value
+                place = place.setdefault(each, {})
+            place[name] = value
     return tree
 
 

@@ -60,7 +60,8 @@ class TensorReplica(Replica):
             dist.all_reduce(square, group=self._fsdp.get_group())
         norm = square.sqrt()
         # As clip_grads_with_norm_ does, which on DTensors first finds out for seconds how a product is sharded.
-        torch._foreach_mul_(shards + replicated, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        gradients = [own_part(p.grad) for p in self.model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     def _square(self, parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -110,6 +110,7 @@ class Engine:
         shapes: Shapes,
         group: dist.ProcessGroup,
         loss: LossSum,
+        label_smoothing: float,
     ) -> None:
         self.stages = [
             NotedStage(
@@ -121,7 +122,7 @@ class Engine:
         ]  # fmt: skip
         self.one_at_a_time = schedule == "model_parallel"
         self.shapes = shapes
-        self.loss = loss
+        self.loss, self.label_smoothing = loss, label_smoothing
         self._holds_first = 0 in modules
         self._holds_last = num_stages - 1 in modules
         self._notes: StepNotes | None = None
@@ -157,7 +158,7 @@ class Engine:
         return self._loss_sum
 
     def _loss(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
-        loss = self.loss(logits_BTV, targets_BT)
+        loss = self.loss(logits_BTV, targets_BT, self.label_smoothing)
         self._loss_sum += loss.detach()
         scaled = loss / self._global_target_tokens
         if self._notes is not None:

@@ -69,7 +69,9 @@ def prepare_pipeline(
     shapes = _shapes(config, context, batches.micro_batch, replica.dtype)
     group = replica.groups.pp
     loss = loss_sum if axis is None else axis.loss_sum
-    engine = Engine(modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss)
+    engine = Engine(
+        modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, config.train.label_smoothing
+    )
     log = PipelineLog(context.device, stages, pp_rank, group)
     return PreparedPipeline(stages, modules, replica, engine, log, schedule, batches.accumulation, axis)
 

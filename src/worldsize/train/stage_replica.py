@@ -154,7 +154,7 @@ class StageReplica(Replica):
                 dist.send(x.contiguous(), group=self.groups.pp, group_dst=target)
         self.model.train()
         zero = torch.zeros((), dtype=self.dtype, device=self.device)
-        loss = loss_sum(x, batch.targets_BT) if self._last in modules else zero
+        loss = loss_sum(x, batch.targets_BT, 0.0) if self._last in modules else zero
         return self.on_last_rank(loss)
 
     @property
