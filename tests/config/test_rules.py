@@ -137,5 +137,5 @@ def test_only_tf32_needs_a_gpu() -> None:
 )
 def test_what_cannot_be_emulated_is_refused(override: str, world_size: int, says: str) -> None:
     with pytest.raises(UserError) as refused:
-        check(load(None, [override, "train.global_batch=12", "device.kind=cpu"]).config, world_size)
+        rules.check(load(None, [override, "train.global_batch=12", "device.kind=cpu"]).config, world_size)
     assert says in str(refused.value)
