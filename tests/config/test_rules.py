@@ -125,3 +125,17 @@ def test_only_tf32_needs_a_gpu() -> None:
         for kind in ("cpu", "cuda")
     }
     assert [case for case, problem in fits.items() if problem] == [("tf32", "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("override", "world_size", "says"),
+    [
+        ("lab.hosts=65", 2, "more than the 64 hosts"),
+        ("lab.link=1gb", 1, "lab.link: '1gb' is no link rate"),
+        ("lab.hosts=2", 3, "3 ranks do not divide over lab.hosts=2. Nearest world sizes that do: 2 or 4."),
+    ],
+)
+def test_what_cannot_be_emulated_is_refused(override: str, world_size: int, says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        rules.check(load(None, [override, "train.global_batch=12", "device.kind=cpu"]).config, world_size)
+    assert says in str(refused.value)

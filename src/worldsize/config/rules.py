@@ -133,6 +133,13 @@ def link_is_a_rate(config: Config) -> str | None:
     return None
 
 
+def hosts_are_few(config: Config) -> str | None:
+    most = 64
+    if config.lab.hosts <= most:
+        return None
+    return f"lab.hosts={config.lab.hosts} is more than the {most} hosts that one machine emulates. Use {most} or fewer."
+
+
 def emulated_hosts_are_cpu(config: Config) -> str | None:
     if config.lab.hosts == 1 or config.device.kind != "cuda":
         return None
@@ -205,6 +212,7 @@ RULES: tuple[Callable[[Config], str | None], ...] = (
     strategy_is_known,
     compression_has_effect,
     link_is_a_rate,
+    hosts_are_few,
     emulated_hosts_are_cpu,
     kind_fits_task,
     rows_are_named,

@@ -297,13 +297,13 @@ class TrackConfig(Section):
 class LabConfig(Section):
     """Emulated hosts: network namespaces of this Linux machine, joined by links with a rate limit. Needs root."""
 
-    hosts: int = Field(1, ge=1, le=64, description="hosts that the ranks are spread over; 1 = no emulation")
+    hosts: int = Field(1, ge=1, description="hosts that the ranks are spread over, 64 at most; 1 = no emulation")
     link: str | None = Field(
         None,
         description="rate of each host's link in each direction, such as 10gbit, 1gbit or 100mbit; unset = no limit",
     )
     latency_ms: float = Field(
-        0.0, ge=0, le=1000, description="delay of a packet from one host to another, ms; needs the kernel's netem"
+        0.0, ge=0, description="delay of a packet from one host to another, ms; needs the kernel's netem"
     )
 
 
