@@ -21,6 +21,7 @@ from worldsize import cli, records
 from worldsize.config import messages
 from worldsize.config.load import presets
 from worldsize.config.write import scalar
+from worldsize.launch.records import LaunchBook
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
 from worldsize.study.runner import RunTiming
 
@@ -34,6 +35,7 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "Written last and atomically: where it is present, the run finished.",
         records.RunResult,
     ),
+    ("STUDY/launch.json", "The jobs of `worldsize launch`, kept up to date while it follows them.", LaunchBook),
     ("STUDY/study.json", "The grid. Written before the first run; a continuation may extend it.", StudyPlan),
     ("STUDY/order.jsonl", "One line for each run that was started, in the order of starting.", RunTiming),
     (

@@ -18,7 +18,18 @@ def test_a_dry_run_shows_each_job_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [*TYPED, "--nodes", "1,2", "--gpus-per-node", "4", "--time", "90", "--price-per-device-hour", "2", "--dry-run"]
+    words = [
+        *TYPED,
+        "--nodes",
+        "1,2",
+        "--gpus-per-node",
+        "4",
+        "--time",
+        "90",
+        "--price-per-device-hour",
+        "2",
+        "--dry-run",
+    ]
     assert run_command(words) == 0
     shown = capsys.readouterr().out
     assert "---------- n4\n#!/bin/bash" in shown

@@ -40,7 +40,13 @@ def test_two_agents_train_one_run(tmp_path: Path) -> None:
 
 
 def test_a_rendezvous_host_that_does_not_resolve_ends_the_run_at_once(tmp_path: Path) -> None:
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1", "MASTER_ADDR": "no-such-host.invalid"}
+    ranks = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_PORT": "1",
+        "MASTER_ADDR": "no-such-host.invalid",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "worldsize", "train", *SMALL, "--out", str(tmp_path / "run")],
         env={**environment(), **ranks}, capture_output=True, text=True, timeout=120, check=False,

@@ -140,9 +140,7 @@ def test_a_job_interrupted_in_the_middle_ends_with_the_curve_of_an_undisturbed_o
     assert ("saved a checkpoint after step" in log) == (how == "warned")
 
 
-def test_a_cancelled_job_is_named_and_goes_on_when_it_is_submitted_again(
-    desk: Desk, undisturbed: list[float]
-) -> None:
+def test_a_cancelled_job_is_named_and_goes_on_when_it_is_submitted_again(desk: Desk, undisturbed: list[float]) -> None:
     words = ("--nodes", "2", "--repeats", "1", "--out", "cut", *DISTURBED)
     desk.hold.touch()
     process = desk.start(*words)
