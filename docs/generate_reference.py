@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from worldsize import cli, records
+from worldsize.checkpoint_folder import Manifest
 from worldsize.config import messages
 from worldsize.config.load import presets
 from worldsize.config.write import scalar
@@ -35,7 +36,15 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "Written last and atomically: where it is present, the run finished.",
         records.RunResult,
     ),
+<<<<<<< HEAD
     ("STUDY/launch.json", "The jobs of `worldsize launch`, kept up to date while it follows them.", LaunchBook),
+=======
+    (
+        "RUN/checkpoints/step-{N}/manifest.json",
+        "With every checkpoint; the tensors are in the safetensors files beside it.",
+        Manifest,
+    ),
+>>>>>>> ckpt
     ("STUDY/study.json", "The grid. Written before the first run; a continuation may extend it.", StudyPlan),
     ("STUDY/order.jsonl", "One line for each run that was started, in the order of starting.", RunTiming),
     (

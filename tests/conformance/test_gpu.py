@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,16 @@ def test_ddp_over_nccl_equals_one_gpu(tmp_path: Path) -> None:
     assert two.samples_digest == one.samples_digest
     assert two.losses == pytest.approx(one.losses, rel=1e-4)
     assert two.communication_bytes.observed == two.communication_bytes.predicted
+
+
+def test_a_run_on_one_gpu_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    loaded = load(None, [*RUN, "checkpoint.every_steps=10", "model.dropout=0.1"], None)
+    launch(loaded, world_size=1, out=tmp_path, command=["test"])
+    whole = RunResult.model_validate_json((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints/step-00000030")
+    launch(loaded, world_size=1, out=tmp_path, command=["test"], resume=True)
+    resumed = RunResult.model_validate_json((tmp_path / "result.json").read_text())
+    assert resumed.resumed_after == [20]
+    assert resumed.losses[:20] == whole.losses[:20]
+    assert resumed.losses == pytest.approx(whole.losses, rel=1e-4), "the GPU's random numbers went on too"

@@ -16,7 +16,7 @@ EXPLAIN_HEADINGS = (
     "How it can mislead",
     "Where it is",
 )
-NOT_A_METRIC = {"rules.md", "audit-rules.md", "how-a-run-flows.md", "strategies.md"}
+NOT_A_METRIC = {"rules.md", "audit-rules.md", "how-a-run-flows.md", "strategies.md", "checkpoints.md"}
 
 
 def pages() -> list[Path]:

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from tests.study.synthetic import make_run
+from worldsize.checkpoint_folder import Manifest
 from worldsize.config.load import load
 from worldsize.errors import RunError, UserError
-from worldsize.run_folder import locked
+from worldsize.run_folder import locked, write_record
 from worldsize.study.grid import cells_of, load_cells, parse_vary
 from worldsize.study.live import Display
 from worldsize.study.records import StudyPlan, StudyResult
@@ -30,10 +31,15 @@ class FakeLauncher:
     def __init__(self, trouble: dict[str, BaseException] | None = None) -> None:
         self.trouble = trouble or {}
         self.launched: list[str] = []
+        self.resumed: list[str] = []
 
-    def __call__(self, loaded: Any, *, world_size: int, out: Path, command: Any, on_progress: Any) -> bool:
+    def __call__(
+        self, loaded: Any, *, world_size: int, out: Path, command: Any, on_progress: Any, resume: bool
+    ) -> bool:
         name = f"{out.parent.name}/{out.name}"
         self.launched.append(name)
+        if resume:
+            self.resumed.append(name)
         if name in self.trouble:
             out.mkdir(parents=True, exist_ok=True)
             (out / "run.json").write_text("{}")
@@ -171,6 +177,20 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     again = FakeLauncher()
     run(tmp_path, again)
     assert again.launched == ["n2-b64/r2", "n1-b64/r2", "n1-b64/r3", "n2-b64/r3"]
+
+
+def test_a_run_with_checkpoints_goes_on_from_them(tmp_path: Path) -> None:
+    """Ctrl-C leaves a run's checkpoints; the next study resumes that run, and no other."""
+    checkpoint = tmp_path / "runs/n2-b64/r2/checkpoints/step-00000040"
+    checkpoint.mkdir(parents=True)
+    manifest = Manifest(step=40, config={}, strategy="ddp", layout={"dp": 2}, world_size=2, numbers={})
+    write_record(checkpoint / "manifest.json", manifest)
+    with pytest.raises(StoppedError):
+        run(tmp_path, FakeLauncher({"n2-b64/r2": KeyboardInterrupt()}))
+    assert (checkpoint / "manifest.json").exists()
+    again = FakeLauncher()
+    run(tmp_path, again)
+    assert again.resumed == ["n2-b64/r2"]
 
 
 def test_two_studies_in_one_folder_are_refused(tmp_path: Path) -> None:

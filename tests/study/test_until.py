@@ -32,7 +32,9 @@ class Noisy:
         self.noise, self.trouble, self.fault = noise, trouble or {}, fault
         self.launched: list[str] = []
 
-    def __call__(self, loaded: Any, *, world_size: int, out: Path, command: Any, on_progress: Any) -> bool:
+    def __call__(
+        self, loaded: Any, *, world_size: int, out: Path, command: Any, on_progress: Any, resume: bool
+    ) -> bool:
         name = f"{out.parent.name}/{out.name}"
         self.launched.append(name)
         if name in self.trouble:

@@ -41,9 +41,9 @@ def export(
     """Write a trained model's weights as one file that others open.
 
     \b
-    worldsize export out/run --out model.safetensors
-    worldsize export out/run --which best --out model.safetensors
-    worldsize export out/run/checkpoints/step-00000040 --format safetensors --out model.safetensors
+    worldsize export out/run --out weights.safetensors
+    worldsize export out/run --which best --out weights.safetensors
+    worldsize export out/run/checkpoints/step-00000040 --format safetensors --out weights.safetensors
 
     The run must have had checkpoints: set checkpoint.every_steps. The weights are whole, whatever layout trained them.
     """

@@ -171,8 +171,18 @@ def zero_stage_has_effect(config: Config) -> str | None:
     )
 
 
+def powersgd_goes_on_otherwise(config: Config) -> str | None:
+    if config.checkpoint.every_steps is None or config.parallel.gradient_compression != "powersgd":
+        return None
+    return (
+        "what parallel.gradient_compression=powersgd leaves out of an exchange is not in a checkpoint: a run that is "
+        "resumed goes on with slightly other losses than one that is not interrupted."
+    )
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
     zero_stage_has_effect,
+    powersgd_goes_on_otherwise,
 )

@@ -63,7 +63,7 @@ def _run_s(
 
 
 def time_limit_s(text: str) -> float:
-    """Return a time limit as Slurm writes it in seconds: 90 is minutes, 1:30 minutes and seconds, 1-12 days and hours."""
+    """Return in seconds a time limit as Slurm writes it: 90 (minutes), 1:30 (and seconds), 1-12 (days and hours)."""
     days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in re.split(":", rest)]
     if dash:

@@ -172,7 +172,7 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         try:
             saving.future.result()
-        except Exception as error:
+        except (Exception, CheckpointException) as error:  # the latter is no Exception
             raise RunError(self._what_failed(saving.step, error)) from error
         whole_after_s = (saving.ended_s or time.perf_counter()) - saving.began_s
         self.saves.append(
@@ -184,11 +184,11 @@ class Checkpoints:
             )
         )
 
-    def _what_failed(self, step: int, error: Exception) -> str:
+    def _what_failed(self, step: int, error: BaseException) -> str:
         """Return the error in words, and what is left to go on from; on rank 0 the half-written folder goes."""
         rank, cause = self._context.rank, error
         if isinstance(error, CheckpointException) and error.failures:
-            rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])  # type: ignore[assignment]
+            rank, (cause, _) = min(error.failures.items(), key=lambda failure: failure[0])
         if self._context.is_main:
             shutil.rmtree(self._folder / saving_name(step), ignore_errors=True)
         why = (cause.strerror if isinstance(cause, OSError) else None) or f"{type(cause).__name__}: {cause}"

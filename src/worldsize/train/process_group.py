@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from worldsize.config.rules import precision_fits
 from worldsize.config.schema import Config, DeviceConfig
@@ -51,15 +52,32 @@ def joined(config: Config, layout: Layout) -> Iterator[RankContext]:
     if world_size == 1:
         yield context
         return
+    timeout = timedelta(seconds=config.device.timeout_s)
     dist.init_process_group(
         backend_for(device),
-        timeout=timedelta(seconds=config.device.timeout_s),
+        timeout=timeout,
+        store=_store_of_this_life(timeout),
+        rank=rank,
+        world_size=world_size,
         device_id=device if device.type == "cuda" else None,
     )
     try:
         yield context
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_this_life(timeout: timedelta) -> Store | None:
+    """Return torchrun's store under names of this start alone; None where no torchrun keeps one.
+
+    torchrun keeps one store for all its restarts, with the addresses of ranks that have died. Found by those started
+    anew, they are waited for in vain (torch 2.13).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    port = int(os.environ["MASTER_PORT"])
+    store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=timeout)
+    return PrefixStore(f"life{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def backend_for(device: torch.device) -> str:
