@@ -33,9 +33,9 @@ def undivided(config: Config, tp: int) -> list[str]:
     common = math.gcd(*known.values())
     fitting = [degree for degree in range(2, common + 1) if common % degree == 0]
     nearest = sorted(sorted(fitting, key=lambda degree: abs(degree - tp))[:2])
-    instead = (
-        f"use parallel.tp={' or '.join(map(str, nearest))}" if nearest else "no parallel.tp > 1 divides this model"
-    )
+    instead = f"use parallel.tp={' or '.join(map(str, nearest))}"
+    if not nearest:
+        instead = "no other degree divides this model, so use parallel.strategy=fsdp"
     return [f"parallel.tp={tp} does not divide {', '.join(odd)}; {instead}, or change the model"]
 
 
