@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import BF16_BYTES, ModelDescription, kept_bytes
+from worldsize.models.cost import BF16_BYTES, FP32_BYTES, ModelDescription, kept_bytes
 from worldsize.parallel.fsdp import FullyShardedDataParallel, padded_numel
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.records import CollectiveCount
@@ -111,6 +111,8 @@ def gradients(config: Config, layout: Layout, model: ModelDescription) -> Totals
     totals: Totals = Counter()
     own_part = padded_numel(whole, layout.fsdp) // layout.fsdp
     totals["all_reduce", "tp", layout.tp] = (own_part + clips) * wide_bytes
+    if config.train.precision == "fp16":  # the loss scaler's word on whether any rank's gradient overflowed
+        totals["all_reduce", "tp", layout.tp] += FP32_BYTES
     if layout.dp > 1:
         totals["all_reduce", "dp", layout.dp] = held.num_parameters * wide_bytes
     if layout.fsdp > 1:
