@@ -81,7 +81,7 @@ def steps_are_left_to_time(config: Config) -> str | None:
 def precision_fits(precision: str, device_kind: str) -> str | None:
     """Return why a device cannot compute in a precision, or None.
 
-    fp32, fp64, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by
+    fp32, fp64, and bf16 and fp16 autocast run on CPU and CUDA alike. Asked here when the config names a device, and by
     the worker when it is 'auto'.
     """
     if precision == "tf32" and device_kind == "cpu":
@@ -174,7 +174,9 @@ def zero_stage_has_effect(config: Config) -> str | None:
 def local_steps_have_effect(config: Config) -> str | None:
     parallel, unset = config.parallel, ParallelConfig()
     keys = ("local_steps", "outer_learning_rate", "outer_momentum")
-    given = [f"parallel.{key}={getattr(parallel, key)}" for key in keys if getattr(parallel, key) != getattr(unset, key)]
+    given = [
+        f"parallel.{key}={getattr(parallel, key)}" for key in keys if getattr(parallel, key) != getattr(unset, key)
+    ]
     if not given or parallel.strategy == "local_sgd":
         return None
     return f"{' and '.join(given)} without effect under parallel.strategy={parallel.strategy}: local_sgd's alone."

@@ -152,14 +152,18 @@ class ParallelConfig(Section):
         description="what fsdp (2, 3) and deepspeed (0-3) shard: 1 = the optimizer, 2 = gradients too, 3 = parameters too; unset = deepspeed_config's, else 3",
     )
     deepspeed_config: str | None = Field(
-        None, description="DeepSpeed's own JSON file: keys that contradict this config are errors, the others pass through"
+        None,
+        description="DeepSpeed's own JSON file: keys that contradict this config are errors, the others pass through",
     )
     local_steps: int = Field(1, ge=1, description="optimizer steps between two averages of the weights under local_sgd")
     outer_learning_rate: float = Field(
         1.0, gt=0, description="of local_sgd's outer step along the averaged change of the weights; 1 = plain averaging"
     )
     outer_momentum: float = Field(
-        0.0, ge=0, lt=1, description="Nesterov momentum of local_sgd's outer step (DiLoCo: 0.9, outer_learning_rate 0.7)"
+        0.0,
+        ge=0,
+        lt=1,
+        description="Nesterov momentum of local_sgd's outer step (DiLoCo: 0.9, outer_learning_rate 0.7)",
     )
 
 

@@ -106,6 +106,4 @@ def record(step: Callable[[], None], layout: Layout, *, period: int = 1) -> list
     with recorder:
         for _ in range(period):
             step()
-    return [
-        count.model_copy(update={"payload_bytes": count.payload_bytes // period}) for count in recorder.counts()
-    ]
+    return [count.model_copy(update={"payload_bytes": count.payload_bytes // period}) for count in recorder.counts()]

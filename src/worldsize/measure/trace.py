@@ -25,7 +25,16 @@ from worldsize.records import CollectiveCount
 
 STEP = "worldsize.step"
 COPY_INTO_BUCKET = "torch::distributed::reducer::copy_"
-DTYPE_BYTES = {"float": 4, "double": 8, "c10::Half": 2, "c10::BFloat16": 2, "Float": 4, "Double": 8, "Half": 2, "BFloat16": 2}
+DTYPE_BYTES = {
+    "float": 4,
+    "double": 8,
+    "c10::Half": 2,
+    "c10::BFloat16": 2,
+    "Float": 4,
+    "Double": 8,
+    "Half": 2,
+    "BFloat16": 2,
+}
 
 Event = dict[str, Any]
 

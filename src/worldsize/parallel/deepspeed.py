@@ -45,7 +45,7 @@ class DeepSpeed(HoldsReplica):
         reasons = dp_alone("deepspeed", layout)
         if importlib.util.find_spec("deepspeed") is None:
             reasons.append(
-                'strategy \'deepspeed\' needs the package deepspeed, which is not installed; pip install "worldsize['
+                "strategy 'deepspeed' needs the package deepspeed, which is not installed; pip install \"worldsize["
                 'deepspeed]", or use parallel.strategy=fsdp'
             )
         precision = config.train.precision

@@ -40,7 +40,6 @@ from worldsize.train.result import RankReport, result_of
 from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
 
-
 TELLING_TRACES = ("allreduce", "ddp")
 """Strategies of one group and of all-reduces alone: gloo's events tell these whichever thread issued them."""
 
@@ -174,7 +173,7 @@ def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[Collecti
 
 
 def _observed(running: Running, events: list[Event]) -> list[CollectiveCount]:
-    """Return one step's collectives: by the libraries' own events in the trace where these tell all, else by the dispatcher."""
+    """Return one step's collectives: by the libraries' own events in the trace where these tell all, else as dispatched."""
     layout = running.context.layout
     if layout.world_size == 1:
         return []
