@@ -131,3 +131,32 @@ def test_data_axes_beside_tp_exchange_what_a_tp_rank_holds() -> None:
         count("reduce_scatter", "fsdp", 2, 68 * 4),
         count("reduce_scatter", "tp", 2, 6 * halved),
     ]
+
+
+def test_doubles_are_twice_as_many_bytes() -> None:
+    config = config_of(train={"precision": "fp64", "grad_clip_norm": None})
+    assert strategies()["ddp"].communication(config, Layout(dp=2), MODEL)[0].payload_bytes == 104 * 8
+    gathered, summed = strategies()["fsdp"].communication(config, Layout(fsdp=2), MODEL)
+    assert (gathered.payload_bytes, summed.payload_bytes) == ((2 * 60 + 44) // 2 * 8, 104 * 8)
+
+
+def test_an_average_is_spread_over_the_steps_that_it_serves() -> None:
+    config = config_of(parallel={"local_steps": 5})
+    assert strategies()["local_sgd"].communication(config, Layout(dp=2), MODEL) == [count("all_reduce", "dp", 2, 83)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        (0, [count("all_reduce", "dp", 3, 416)]),
+        # 88 elements in matrices and 16 in vectors, each rounded up to a multiple of 6: 90 and 18
+        (1, [count("all_gather", "dp", 3, (30 + 6) * 4), count("all_reduce", "dp", 3, 416 + 2 * 4)]),
+        (2, [count("all_gather", "dp", 3, (30 + 6) * 4), count("all_reduce", "dp", 3, 2 * 416 + 2 * 4)]),
+        # a third of 40, 24, 6, 24, 6 and 4 elements, rounded up: 14 + 8 + 2 + 8 + 2 + 2
+        (3, [count("all_gather", "dp", 3, 36 * 4), count("all_reduce", "dp", 3, 2 * 8),
+             count("reduce_scatter", "dp", 3, 2 * 36 * 3 * 4)]),
+    ],
+)  # fmt: skip
+def test_zero_stages_of_deepspeed(stage: int, expected: list[CollectiveCount]) -> None:
+    config = config_of(train={"global_batch": 12, "micro_batch": 2}, parallel={"zero_stage": stage})
+    assert strategies()["deepspeed"].communication(config, Layout(dp=3), MODEL) == expected

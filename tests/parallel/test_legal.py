@@ -47,6 +47,28 @@ REFUSED = [
     ("tensor", Layout(tp=2), {"model": {"num_kv_heads": 1}}, [
         "parallel.tp=2 does not divide model.num_kv_heads=1; no other degree divides this model, so use "
         "parallel.strategy=fsdp, or change the model"]),
+    ("fsdp", Layout(fsdp=2), {"parallel": {"zero_stage": 1}}, [
+        "strategy 'fsdp' shards gradients at least, and parallel.zero_stage=1 does not; use parallel.zero_stage=2, or "
+        "parallel.strategy=deepspeed"]),
+    ("deepspeed", Layout(), {}, [
+        "strategy 'deepspeed' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),
+    ("deepspeed", Layout(dp=2), {"train": {"precision": "fp16", "compile": True}}, [
+        "strategy 'deepspeed' scales fp16's losses in its own way, and train.precision=fp16 was asked for; use "
+        "train.precision=bf16, or parallel.strategy=ddp",
+        "strategy 'deepspeed' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
+    ("deepspeed", Layout(dp=2), {"train": {"precision": "fp64"}}, [
+        "strategy 'deepspeed' keeps its weights in fp32, and train.precision=fp64 was asked for; use "
+        "train.precision=fp32, or parallel.strategy=ddp"]),
+    ("deepspeed", Layout(dp=2), {"train": {"precision": "bf16"}, "parallel": {"zero_stage": 0}}, [
+        "strategy 'deepspeed' at stage 0 clips bf16's gradients in bf16; use parallel.zero_stage=1, or "
+        "parallel.strategy=ddp"]),
+    ("local_sgd", Layout(dp=2), {"parallel": {"local_steps": 4}}, [
+        "train.steps=10 would end between two averages of parallel.local_steps=4; use train.steps=8 or 12"]),
+    ("local_sgd", Layout(dp=2), {"parallel": {"local_steps": 10}}, [
+        "train.steps=10 less measure.warmup_steps=5 leaves no whole period of parallel.local_steps=10 to time; use "
+        "train.steps=20"]),
+    ("local_sgd", Layout(dp=2), {"train": {"precision": "fp16"}}, [
+        "strategy 'local_sgd' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16"]),
     ("ddp", Layout(dp=2), {"train": {"precision": "fp16"}, "parallel": {"gradient_compression": "powersgd"}}, [
         "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
         "use train.precision=bf16, or parallel.gradient_compression=fp16"]),
@@ -67,6 +89,8 @@ def test_refused_with_the_reason_and_what_to_type(
         ("allreduce", Layout(dp=2)),
         ("ddp", Layout(dp=8)),
         ("fsdp", Layout(fsdp=2)),
+        ("deepspeed", Layout(dp=4)),
+        ("local_sgd", Layout(dp=4)),
         ("fsdp", Layout(dp=2, fsdp=4)),
         ("tensor", Layout(tp=4)),
         ("tensor", Layout(dp=3, tp=2)),
@@ -90,3 +114,17 @@ def test_a_zero_stage_that_nothing_reads_is_a_caution() -> None:
     (caution,) = rules.cautions(config_of(parallel={"strategy": "ddp", "zero_stage": 2}))
     assert caution.startswith("parallel.zero_stage=2 has no effect under parallel.strategy=ddp")
     assert rules.cautions(config_of(parallel={"strategy": "fsdp", "zero_stage": 2})) == []
+
+
+def test_without_deepspeed_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (reason,) = strategies()["deepspeed"].legal(config_of(), Layout(dp=2))
+    assert 'pip install "worldsize[deepspeed]"' in reason
+
+
+def test_local_settings_that_nothing_reads_are_cautions() -> None:
+    config = config_of(parallel={"strategy": "ddp", "local_steps": 4, "deepspeed_config": "ds.json"})
+    steps, json_file = rules.cautions(config)
+    assert steps.startswith("parallel.local_steps=4 without effect under parallel.strategy=ddp")
+    assert json_file.startswith("parallel.deepspeed_config is not read")
+    assert rules.cautions(config_of(parallel={"strategy": "local_sgd", "local_steps": 4})) == []

@@ -66,8 +66,8 @@ def other_maths(context: Context) -> list[Problem]:
     if context.cell.is_baseline or not names:
         return []
     message = (
-        f"{' and '.join(names)} trains otherwise than one device would, so that the ratio of step times is no speedup of "
-        f"the same training: compare the time to a loss, and the loss at equal tokens"
+        f"{' and '.join(names)} trains otherwise than one device would, so that the ratio of step times is no speedup "
+        f"of the same training: compare the time to a loss, and the loss at equal tokens"
     )
     return [Problem(rule="other-maths", severity="warns", message=message)]
 
