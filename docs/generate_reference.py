@@ -36,15 +36,12 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "Written last and atomically: where it is present, the run finished.",
         records.RunResult,
     ),
-<<<<<<< HEAD
-    ("STUDY/launch.json", "The jobs of `worldsize launch`, kept up to date while it follows them.", LaunchBook),
-=======
     (
         "RUN/checkpoints/step-{N}/manifest.json",
         "With every checkpoint; the tensors are in the safetensors files beside it.",
         Manifest,
     ),
->>>>>>> ckpt
+    ("STUDY/launch.json", "The jobs of `worldsize launch`, kept up to date while it follows them.", LaunchBook),
     ("STUDY/study.json", "The grid. Written before the first run; a continuation may extend it.", StudyPlan),
     ("STUDY/order.jsonl", "One line for each run that was started, in the order of starting.", RunTiming),
     (
