@@ -332,7 +332,6 @@ class LaunchConfig(Section):
     warning_s: int = Field(
         120,
         ge=1,
-        le=65535,
         description="so long before a job's end Slurm asks its runs to save and makes it wait again",
     )
     max_requeues: int = Field(20, ge=0, description="a job that was made to wait again more often than this ends")
