@@ -2,8 +2,8 @@
 
 Plain averaging is local SGD (Stich 2019, arXiv:1805.09767). With an outer step (DiLoCo, Douillard et al. 2023,
 arXiv:2311.08105) the averaged change of the weights since the last average is a gradient for SGD with Nesterov
-momentum. It is not the same training as on one device: what it reaches is compared by loss at equal tokens. AdamW's moments stay
-each rank's own, and each rank clips its own gradient.
+momentum. It is not the same training as on one device: what it reaches is compared by loss at equal tokens. AdamW's
+moments stay each rank's own, and each rank clips its own gradient.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[Collecti
 
 
 def _observed(running: Running, events: list[Event]) -> list[CollectiveCount]:
-    """Return one step's collectives: by the libraries' own events in the trace where these tell all, else as dispatched."""
+    """Return one step's collectives: by the libraries' events in the trace where these tell all, else as issued."""
     layout = running.context.layout
     if layout.world_size == 1:
         return []
