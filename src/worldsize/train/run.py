@@ -28,6 +28,7 @@ from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.local_sgd import period_of
+from worldsize.parallel.pipeline import Pipeline
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
@@ -39,7 +40,6 @@ from worldsize.train.process_group import backend_for
 from worldsize.train.result import RankReport, result_of
 from worldsize.train.running import Running, Where
 from worldsize.train.track import Sinks
-
 
 TELLING_TRACES = ("allreduce", "ddp")
 """Strategies of one group and of all-reduces alone: gloo's events tell these whichever thread issued them."""
@@ -79,10 +79,12 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
-    report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced)
+    replayed = strategy.replayed() if isinstance(strategy, Pipeline) else None
+    report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced, replayed)
     reports = context.gather(report)
     if context.is_main:
-        predicted = strategy.communication(config, context.layout, cost.describe(config.model))
+        settled = strategy.config if isinstance(strategy, Pipeline) else config
+        predicted = strategy.communication(settled, context.layout, cost.describe(config.model))
         communication = CommunicationBytes(predicted=predicted, observed=observed)
         writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
@@ -137,7 +139,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
         tokens_digest=token_file.digest,
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=cost.describe(config.model).num_parameters,
         flop_per_token=cost.flop_per_token(config.model, causal=True),
         environment=environment.describe(
             torch_version=torch.__version__,
