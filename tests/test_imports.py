@@ -12,6 +12,11 @@ NEEDS_TORCH = (
     "worldsize.models.decoder",
     "worldsize.models.linear",
     "worldsize.models.init",
+    "worldsize.parallel.gradient_buckets",
+    "worldsize.parallel.mesh",
+    "worldsize.parallel.tensor_axis",
+    "worldsize.parallel.tensor_plan",
+    "worldsize.parallel.tensor_replica",
     "worldsize.train.",
     "worldsize.measure.",
 )

@@ -18,6 +18,7 @@ SMALL = [
 STRATEGIES = {
     "allreduce": ["parallel.strategy=allreduce"],
     "fsdp": ["parallel.strategy=fsdp", "train.micro_batch=2"],
+    "tensor": ["parallel.strategy=tensor", "train.micro_batch=2"],
     "ddp with PowerSGD": ["parallel.strategy=ddp", "parallel.gradient_compression=powersgd"],
 }
 
@@ -45,4 +46,4 @@ def test_a_run_is_the_same_work_as_one_devices(name: str, single: RunResult, tmp
     assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
     exposed = result.exposed_communication
     assert exposed is not None
-    assert (exposed.ablation_s is None) == (exposed.ablation_absent_because is not None) == (name == "fsdp")
+    assert (exposed.ablation_s is None) == (exposed.ablation_absent_because is not None) == (name in ("fsdp", "tensor"))

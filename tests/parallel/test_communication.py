@@ -128,3 +128,58 @@ def test_replicas_sum_what_their_stage_holds() -> None:
     assert pipelined(2, Layout(dp=2, pp=2), **config)[0] == count(  # type: ignore[arg-type]
         "all_reduce", "dp", 2, 4 * (64 * 32 + block + last_norm)
     )
+
+
+TENSOR_MODEL = ModelDescription(
+    num_layers=1,
+    parameter_shapes={"tokens.weight": (12, 4), "blocks.0.up.weight": (8, 4), "blocks.0.up.bias": (8,),
+                      "blocks.0.down.weight": (4, 8), "blocks.0.down.bias": (4,), "norm.weight": (4,)},
+    block_prefixes=("blocks.0",),
+    column_parallel={"up": (8,)},
+    row_parallel=("down",),
+    token_embedding="tokens",
+    last_norm="norm",
+)  # fmt: skip
+"""On two tp ranks each holds 24 + 16 + 4 + 16 of what is split, and 4 + 4 whole."""
+PASSED = 8 * 16 * 4 * 4
+"""Bytes of one activation: the samples of `config_of` x its positions x 4 wide x fp32, with one share of the batch."""
+
+
+def test_tensor_parallelism_gathers_and_sums_four_times_a_block_and_twice_at_the_ends() -> None:
+    assert strategies()["tensor"].communication(config_of(), Layout(tp=2), TENSOR_MODEL) == [
+        count("all_gather", "tp", 2, 6 * PASSED // 2),
+        # three numbers of each token's loss, the gradients of what is held whole, the norm's square
+        count("all_reduce", "tp", 2, 3 * 8 * 16 * 4 + 8 * 4 + 4),
+        count("reduce_scatter", "tp", 2, 6 * PASSED),
+    ]
+
+
+@pytest.mark.parametrize(("dropout", "num_sums"), [(0.0, 7), (0.1, 8)])
+def test_recomputed_blocks_pass_activations_again(dropout: float, num_sums: int) -> None:
+    config = config_of(model={"dropout": dropout}, train={"activation_checkpointing": "block"})
+    gathered, _, summed = strategies()["tensor"].communication(config, Layout(tp=2), TENSOR_MODEL)
+    assert (gathered.payload_bytes, summed.payload_bytes) == (8 * PASSED // 2, num_sums * PASSED)
+
+
+def test_bf16_halves_what_passes_but_the_embeddings_own() -> None:
+    config = config_of(train={"precision": "bf16"})
+    gathered, _, summed = strategies()["tensor"].communication(config, Layout(tp=2), TENSOR_MODEL)
+    assert (gathered.payload_bytes, summed.payload_bytes) == ((5 * PASSED // 2 + PASSED) // 2, 5 * PASSED // 2 + PASSED)
+
+
+def test_data_axes_beside_tp_exchange_what_a_tp_rank_holds() -> None:
+    config = config_of(train={"grad_clip_norm": None})
+    halved = PASSED // 2  # two shares of the batch
+    assert strategies()["tensor"].communication(config, Layout(dp=2, tp=2), TENSOR_MODEL) == [
+        count("all_gather", "tp", 2, 6 * halved // 2),
+        count("all_reduce", "dp", 2, (60 + 8) * 4),
+        count("all_reduce", "tp", 2, 3 * 4 * 16 * 4 + 8 * 4),
+        count("reduce_scatter", "tp", 2, 6 * halved),
+    ]
+    assert strategies()["tensor"].communication(config, Layout(fsdp=2, tp=2), TENSOR_MODEL) == [
+        count("all_gather", "fsdp", 2, (2 * 40 + 28) // 2 * 4),  # a block of 16 + 4 + 16 + 4, a root of 24 + 4
+        count("all_gather", "tp", 2, 6 * halved // 2),
+        count("all_reduce", "tp", 2, 3 * 4 * 16 * 4 + 8 // 2 * 4),
+        count("reduce_scatter", "fsdp", 2, 68 * 4),
+        count("reduce_scatter", "tp", 2, 6 * halved),
+    ]

@@ -27,6 +27,26 @@ REFUSED = [
     ("fsdp", Layout(fsdp=2), {"train": {"precision": "fp16", "compile": True}}, [
         "strategy 'fsdp' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16",
         "strategy 'fsdp' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
+    ("tensor", Layout(), {}, ["strategy 'tensor' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),
+    ("tensor", Layout(tp=2, pp=2), {}, [
+        "strategy 'tensor' spreads by tp, dp and fsdp, but parallel.pp=2; use parallel.strategy=pipeline, which takes "
+        "parallel.tp too"]),
+    ("tensor", Layout(dp=2), {}, [
+        "strategy 'tensor' spreads over parallel.tp=1 rank; set parallel.tp=2 or more, or use parallel.strategy=ddp"]),
+    ("tensor", Layout(fsdp=2), {"train": {"compile": True}}, [
+        "strategy 'tensor' spreads over parallel.tp=1 rank; set parallel.tp=2 or more, or use parallel.strategy=fsdp",
+        "strategy 'tensor' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
+    ("tensor", Layout(dp=2, fsdp=2, tp=2), {}, [
+        "strategy 'tensor' takes one data axis beside tp, but parallel.dp=2 and parallel.fsdp=2; use parallel.dp=1 or "
+        "parallel.fsdp=1"]),
+    ("tensor", Layout(tp=3), {}, [
+        "parallel.tp=3 does not divide model.num_heads=4, model.num_kv_heads=4, model.d_ff=128, model.vocab_size=64, "
+        "model.context_length=16; use parallel.tp=2 or 4, or change the model"]),
+    ("tensor", Layout(tp=4), {"model": {"num_kv_heads": 2}}, [
+        "parallel.tp=4 does not divide model.num_kv_heads=2; use parallel.tp=2, or change the model"]),
+    ("tensor", Layout(tp=2), {"model": {"num_kv_heads": 1}}, [
+        "parallel.tp=2 does not divide model.num_kv_heads=1; no other degree divides this model, so use "
+        "parallel.strategy=fsdp, or change the model"]),
     ("ddp", Layout(dp=2), {"train": {"precision": "fp16"}, "parallel": {"gradient_compression": "powersgd"}}, [
         "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
         "use train.precision=bf16, or parallel.gradient_compression=fp16"]),
@@ -83,6 +103,9 @@ def test_refused_with_the_reason_and_what_to_type(
         ("pipeline", Layout(pp=2)),
         ("pipeline", Layout(dp=2, pp=2, tp=2)),
         ("model_parallel", Layout(pp=2)),
+        ("tensor", Layout(tp=4)),
+        ("tensor", Layout(dp=3, tp=2)),
+        ("tensor", Layout(fsdp=4, tp=2)),
     ],
 )
 def test_taken(name: str, layout: Layout) -> None:

@@ -21,6 +21,7 @@ from worldsize.parallel.layout import batches_for, layout_for
 from worldsize.parallel.tensor import TensorParallel
 from worldsize.parallel.tensor_axis import TensorAxis
 from worldsize.parallel.tensor_plan import apply, own_rows, reordered, row_order
+from worldsize.parallel.tensor_replica import whole_from_tp
 from worldsize.train.feed import Feed
 from worldsize.train.replica import whole
 from worldsize.train.run import seed_dropout
@@ -38,9 +39,8 @@ def test_a_rank_holds_its_share_of_each_fused_part() -> None:
 def test_only_fused_matrices_and_their_biases_are_held_in_another_order() -> None:
     names = reordered(describe(config_of(model=GROUPED | {"num_layers": 1}).model), 2)
     prefix = "blocks.0."
-    assert set(names) == {
-        prefix + name for name in ("attention.qkv.weight", "attention.qkv.bias", "feed_forward.up.weight", "feed_forward.up.bias")
-    }  # fmt: skip
+    fused = ("attention.qkv.weight", "attention.qkv.bias", "feed_forward.up.weight", "feed_forward.up.bias")
+    assert set(names) == {prefix + name for name in fused}
 
 
 def sharded_loss(rank: int, world_size: int, smoothing: float) -> tuple[float, torch.Tensor]:
@@ -92,10 +92,8 @@ def double_gradients(rank: int, world_size: int, config: Config) -> dict[str, fl
     errors = {}
     for name, parameter in model.named_parameters():
         gradient: Any = parameter.grad
-        if gradient.placements[0].is_replicate():
-            found = axis.all_reduce(gradient.to_local())
-        else:
-            found = whole(gradient)
+        is_whole = gradient.placements[0].is_replicate()
+        found = axis.all_reduce(gradient.to_local()) if is_whole else whole(gradient)
         expected = one.get_parameter(name).grad
         assert expected is not None
         expected = expected[orders[name]] if name in orders else expected
@@ -126,10 +124,10 @@ def state_there_and_back(rank: int, world_size: int, config: Config) -> None:
     ahead, behind = (prepared(rank, world_size, config, num_steps=n) for n in (2, 1))
     state = ahead.state()
     for name, tensor in ahead.full_parameters():
-        assert torch.equal(whole(state["model"][name]), tensor), name
+        assert torch.equal(whole_from_tp(state["model"][name]), tensor), name
     behind.load_state(state)
     expected, found = (
-        {name: (whole(each["exp_avg"]), whole(each["exp_avg_sq"])) for name, each in moments.items()}
+        {name: (whole_from_tp(each["exp_avg"]), whole_from_tp(each["exp_avg_sq"])) for name, each in moments.items()}
         for moments in (state["optimizer"]["state"], behind.state()["optimizer"]["state"])
     )
     for (name, tensor), (_, other) in zip(ahead.full_parameters(), behind.full_parameters(), strict=True):

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import ModelDescription
@@ -59,7 +59,8 @@ class TensorReplica(Replica):
         if self._fsdp is not None:
             dist.all_reduce(square, group=self._fsdp.get_group())
         norm = square.sqrt()
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
+        # As clip_grads_with_norm_ does, which on DTensors first finds out for seconds how a product is sharded.
+        torch._foreach_mul_(shards + replicated, (max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
     def _square(self, parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -72,8 +73,8 @@ class TensorReplica(Replica):
         return square + nn.utils.get_total_norm(replicated).square()
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in super().full_parameters():
-            yield name, self._as_on_one_device(name, tensor)
+        for name, parameter in self.model.named_parameters():
+            yield name, self._as_on_one_device(name, whole_from_tp(parameter.detach()))
 
     def state(self) -> dict[str, Any]:
         """Return the state with its rows in one device's order, sharded as the parameters are. A collective."""
@@ -98,7 +99,7 @@ class TensorReplica(Replica):
         def moved(name: str, tensor: Any) -> Any:
             if name not in self._orders or not isinstance(tensor, Tensor) or tensor.ndim == 0:
                 return tensor
-            return sharded_like(reorder(name, whole(tensor)), self.model.get_parameter(name))
+            return sharded_like(reorder(name, whole_from_tp(tensor)), self.model.get_parameter(name))
 
         model = {name: moved(name, tensor) for name, tensor in state["model"].items()}
         moments = {
@@ -106,6 +107,14 @@ class TensorReplica(Replica):
             for name, each in state["optimizer"]["state"].items()
         }
         return state | {"model": model, "optimizer": state["optimizer"] | {"state": moments}}
+
+
+def whole_from_tp(tensor: Tensor) -> Tensor:
+    """Return a tensor's whole value: first what each tp rank holds, from the fsdp ranks that share it. A collective."""
+    if isinstance(tensor, DTensor) and tensor.device_mesh.ndim > 1:
+        others = [Replicate()] * (tensor.device_mesh.ndim - 1)
+        tensor = tensor.redistribute(placements=[*others, tensor.placements[-1]])
+    return whole(tensor)
 
 
 def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
