@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance.steps import config_of
-from worldsize.models.cost import ModelDescription
+from worldsize.models.cost import ModelDescription, describe
 from worldsize.parallel.compression import powersgd_numel
 from worldsize.parallel.fsdp import padded_numel, units_of
 from worldsize.parallel.layout import Layout
@@ -76,6 +76,58 @@ def test_bf16_halves_what_is_gathered_and_not_what_is_summed() -> None:
     config = config_of(train={"precision": "bf16", "grad_clip_norm": None})
     gathered, summed = strategies()["fsdp"].communication(config, Layout(fsdp=2), MODEL)
     assert (gathered.payload_bytes, summed.payload_bytes) == ((2 * 60 + 44) // 2 * 2, 104 * 4)
+
+
+def pipelined(rank: int, layout: Layout, **overrides: dict[str, object]) -> list[CollectiveCount]:
+    """Return one rank's collectives; 8 samples a rank in 4 micro batches, activations of 2 × 16 × 32 in fp32."""
+    config = config_of(**{"train": {"micro_batch": 2}, "parallel": {"strategy": "pipeline"}, **overrides})  # type: ignore[arg-type]
+    return strategies()["pipeline"].communication(config, layout, describe(config.model), rank)  # type: ignore[call-arg]
+
+
+HEAD = 64 * 32 * 4
+MESSAGES = 4 * (2 * 16 * 32 * 4)
+
+
+def test_a_pipeline_sends_activations_on_and_gradients_back_and_sums_a_tied_head() -> None:
+    expected = [
+        count("all_reduce", "pp", 2, HEAD + 4),
+        count("recv", "pp", 2, MESSAGES),
+        count("send", "pp", 2, MESSAGES),
+    ]
+    assert pipelined(0, Layout(pp=2)) == pipelined(1, Layout(pp=2)) == expected
+
+
+def test_inner_stages_talk_to_both_sides_and_hold_no_head() -> None:
+    four = {"num_layers": 4}
+    assert pipelined(1, Layout(pp=4), model=four) == [
+        count("all_reduce", "pp", 4, 4),
+        count("recv", "pp", 4, 2 * MESSAGES),
+        count("send", "pp", 4, 2 * MESSAGES),
+    ]
+    assert pipelined(3, Layout(pp=4), model=four)[:2] == [
+        count("all_reduce", "pp", 2, HEAD),
+        count("all_reduce", "pp", 4, 4),
+    ]
+    assert pipelined(3, Layout(pp=4), model={**four, "tied_head": False})[0] == count("all_reduce", "pp", 4, 4)
+
+
+def test_in_a_v_both_ends_are_one_rank_and_the_loss_is_handed_on() -> None:
+    schedule = {"strategy": "pipeline", "pipeline_schedule": "zero_bubble_v"}
+    assert pipelined(0, Layout(pp=2), model={"num_layers": 4}, parallel=schedule) == [
+        count("all_reduce", "pp", 2, 4),
+        count("recv", "pp", 2, 2 * MESSAGES),
+        count("send", "pp", 2, 2 * MESSAGES + 4),
+    ]
+
+
+def test_replicas_sum_what_their_stage_holds() -> None:
+    block = 2 * 2 * 32 + (96 * 32 + 96) + (32 * 32 + 32) + (128 * 32 + 128) + (32 * 128 + 32)
+    embeddings, last_norm = (64 + 16) * 32, 2 * 32
+    config = {"train": {"micro_batch": 1, "global_batch": 16}}
+    assert pipelined(0, Layout(dp=2, pp=2), **config)[0] == count("all_reduce", "dp", 2, 4 * (embeddings + block))  # type: ignore[arg-type]
+    assert pipelined(2, Layout(dp=2, pp=2), **config)[0] == count(  # type: ignore[arg-type]
+        "all_reduce", "dp", 2, 4 * (64 * 32 + block + last_norm)
+    )
 
 
 TENSOR_MODEL = ModelDescription(
