@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from tests.study.synthetic import make_study
 from tests.study.synthetic_work import phases_of
+from worldsize.records import PHASES
 from worldsize.study.records import StudyResult
 from worldsize.study.results import analyse
 
@@ -183,3 +185,18 @@ def test_nothing_finished(tmp_path: Path) -> None:
     folder = make_study(tmp_path)
     shutil.rmtree(folder / "runs")
     assert analyse(folder).verdict.headline == "No run has finished yet."
+
+
+def test_a_pipelines_bubble_is_told_and_gradients_are_not(tmp_path: Path) -> None:
+    # 20 ms of bubble of 75 ms: half of it gone leaves 105 / 65
+    phases = {"compute_s": 0.05, "bubble_s": 0.02, "exposed_communication_s": 0.004, "optimizer_s": 0.001}
+    study = make_study(
+        tmp_path, noise=0.0, faults={"n2-b64": {"phases": phases_of(2, 64) | dict.fromkeys(PHASES, 0.0) | phases}}
+    )
+    for path in study.glob("runs/n2-b64/r*/*.json"):
+        tree = json.loads(path.read_text())
+        path.write_text(json.dumps(tree | {"strategy": "pipeline", "layout": {"dp": 1, "fsdp": 1, "tp": 1, "pp": 2}}))
+    suggestions = analyse(study).verdict.next
+    [bubble] = [line for line in suggestions if "micro batches" in line]
+    assert "should give 1.62x, if smaller ones compute as efficiently: the bubble of 20.0 ms halves" in bubble
+    assert not any("bf16" in line or "bucket" in line for line in suggestions)

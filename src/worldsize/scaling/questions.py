@@ -83,8 +83,11 @@ def _model(subject: CellResult, cells: Sequence[CellResult], runs: Runs, scaling
 
 def _is_data_parallel(run: Run) -> bool:
     layout = run.record.layout
-    return layout.get("tp", 1) == layout.get("pp", 1) == 1 and (
-        run.record.world_size == 1 or payload_bytes(run) is not None
+    is_local = run.record.strategy == "local_sgd"  # no gradients are exchanged
+    return (
+        not is_local
+        and layout.get("tp", 1) == layout.get("pp", 1) == 1
+        and (run.record.world_size == 1 or payload_bytes(run) is not None)
     )
 
 

@@ -26,6 +26,14 @@ DIFFERS = 0.05
 GREATEST_SPREAD = 1.5
 """An answer whose interval's ends differ by more is no advice; the record keeps it."""
 
+EXCHANGES_WHOLE_GRADIENTS = ("allreduce", "ddp")
+"""Strategies whose exchange is every gradient once a step, which can be rounded."""
+HIDES_EXCHANGE = {
+    "allreduce": "Exchanging gradients while backward runs (parallel.strategy=ddp)",
+    "ddp": "Overlapping the exchange better (parallel.bucket_mib, more accumulation)",
+}
+"""What hides a strategy's exchange behind compute; there is no key for it under the others."""
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -47,6 +55,7 @@ def suggestions(pair: Pair, cells: Sequence[CellResult], runs: Runs, answers: An
     measured = _measured_doubling(pair, cells)
     possible = [
         *(_answered(pair, answers, own[0]) if answers else _halve_exchange(pair, own)),
+        *_shrink_bubble(pair, own[0]),
         *([] if measured or (answers and answers.tells_batches) else _double_batch(pair)),
         *_even_ranks(pair, own),
         *_hide_exchange(pair, own),
@@ -196,6 +205,8 @@ def _exchange_s(pair: Pair, runs: Sequence[Run]) -> float:
 
 
 def _halve_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
+    if pair.cell.strategy not in EXCHANGES_WHOLE_GRADIENTS:
+        return []
     efficiency = pair.efficiency(cell_change_s=-_exchange_s(pair, runs) / 2)
     sentence = (
         f"Exchanging gradients in bf16 should give {pair.told(efficiency)}, if exposed communication halves with "
@@ -207,12 +218,33 @@ def _halve_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
 
 
 def _hide_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
+    how = HIDES_EXCHANGE.get(pair.cell.strategy)
+    if how is None:
+        return []
     efficiency = pair.efficiency(cell_change_s=-_exchange_s(pair, runs))
     sentence = (
-        f"Overlapping the exchange better (parallel.bucket_mib, more accumulation) can give at most "
-        f"{pair.told(efficiency)}: all {time_text(_exchange_s(pair, runs))} of the exchange hidden."
+        f"{how} can give at most {pair.told(efficiency)}: all {time_text(_exchange_s(pair, runs))} of the exchange "
+        "hidden."
     )
     return [Suggestion(efficiency, sentence)]
+
+
+def _shrink_bubble(pair: Pair, run: Run) -> list[Suggestion]:
+    """Twice as many micro batches of half the size: a stage waits for half as long at either end of the schedule."""
+    bubble_s, micro_batch = pair.cell.phases_s.get("bubble_s", 0.0), run.config.train.micro_batch or 1
+    if pair.cell.strategy == "model_parallel" and bubble_s:
+        efficiency = pair.efficiency(cell_change_s=-bubble_s)
+        told = f"can give at most {pair.told(efficiency)}: all {time_text(bubble_s)} in which stages idle filled."
+        return [Suggestion(efficiency, f"Overlapping micro batches (parallel.strategy=pipeline) {told}", kind="bubble")]
+    if pair.cell.strategy != "pipeline" or micro_batch < 2:
+        return []
+    efficiency = pair.efficiency(cell_change_s=-bubble_s / 2)
+    clause = f"train.micro_batch={micro_batch // 2} should give about {pair.told(efficiency)}"
+    sentence = (
+        f"Twice as many micro batches (train.micro_batch={micro_batch // 2}) should give {pair.told(efficiency)}, if "
+        f"smaller ones compute as efficiently: the bubble of {time_text(bubble_s)} halves."
+    )
+    return [Suggestion(efficiency, sentence, clause, kind="bubble")]
 
 
 def _divide_update(pair: Pair) -> list[Suggestion]:
