@@ -69,7 +69,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     strategy.prepare(model, config, context)
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
     writer = RunWriter(job.out, context.rank)
-    run_record = _record(job, context, model, token_file)
+    run_record = _record(job, context, token_file)
     if context.is_main:
         writer.write_run(run_record)
     matmul = _matmul_rates(config, context)
@@ -116,7 +116,7 @@ def _feeds(config: Config, token_file: TokenFile, context: RankContext) -> tuple
     return feed, LanguageModelling(token_file, length, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: TokenFile) -> RunRecord:
+def _record(job: Job, context: RankContext, token_file: TokenFile) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
@@ -130,7 +130,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, token_file: 
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
         tokens_digest=token_file.digest,
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=cost.describe(config.model).num_parameters,
         flop_per_token=cost.flop_per_token(config.model, causal=True),
         environment=environment.describe(
             torch_version=torch.__version__,
