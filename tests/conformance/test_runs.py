@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ STRATEGIES = {
     "allreduce": ["parallel.strategy=allreduce"],
     "fsdp": ["parallel.strategy=fsdp", "train.micro_batch=2"],
     "tensor": ["parallel.strategy=tensor", "train.micro_batch=2"],
-    "deepspeed": ["parallel.strategy=deepspeed", "parallel.zero_stage=2"],
+    "deepspeed": ["parallel.strategy=deepspeed", "parallel.zero_stage=3"],
     "ddp with PowerSGD": ["parallel.strategy=ddp", "parallel.gradient_compression=powersgd"],
 }
 
@@ -41,6 +42,8 @@ def test_a_run_is_the_same_work_as_one_devices(name: str, single: RunResult, tmp
     assert result.samples_digest == single.samples_digest == result.samples_digest_expected
     assert result.losses == pytest.approx(single.losses, rel=1e-2 if "PowerSGD" in name else 1e-5)
     assert result.evaluations[-1].loss == pytest.approx(single.evaluations[-1].loss, rel=1e-2)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["num_parameters"] >= 2 * 12 * 32**2  # both blocks' matrices, wherever their parts are
     assert result.communication_bytes.observed == result.communication_bytes.predicted
     assert result.checksums[0].by_rank == single.checksums[0].by_rank * 2
     assert all(len(set(checksum.by_rank)) == 1 for checksum in result.checksums)

@@ -81,7 +81,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     running = Running(config, context, strategy, feed, clock_for(context.device), say, where)
     log = _taken_up(job.checkpoint, running, data.digest) if job.checkpoint else TrainLog()
     writer = RunWriter(job.out, context.rank, log.rows)
-    run_record = _record(job, context, model, data, samples)
+    run_record = _record(job, context, data, samples)
     if context.is_main:
         writer.write_run(run_record)
     matmul = _matmul_rates(config, context)
@@ -171,7 +171,7 @@ def _feeds(config: Config, data: TaskData, context: RankContext) -> tuple[Sample
     return samples, feed, data.samples(config, "validation") if evaluates else None
 
 
-def _record(job: Job, context: RankContext, model: torch.nn.Module, data: TaskData, samples: Samples) -> RunRecord:
+def _record(job: Job, context: RankContext, data: TaskData, samples: Samples) -> RunRecord:
     config, device = job.config, context.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name() or "cpu"
     hosts_cores_names = context.gather((environment.hostname(), job.pinned_cores, name))
