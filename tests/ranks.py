@@ -6,11 +6,11 @@ import multiprocessing as mp
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 60
+TIMEOUT_S = 180
 
 
 class Ranks:
@@ -32,13 +32,17 @@ class Ranks:
         """Call a module-level function as function(rank, world_size, *args) on every rank; return their answers."""
         for pipe in self._pipes:
             pipe.send((function, args))
-        answers = []
-        for pipe in self._pipes:
-            assert pipe.poll(TIMEOUT_S), f"{function.__name__} did not answer within {TIMEOUT_S} s"
-            answers.append(pipe.recv())
-        for rank, (failure, _) in enumerate(answers):
-            assert failure is None, f"on rank {rank}:\n{failure}"
-        return [value for _, value in answers]
+        waiting = dict(zip(self._pipes, range(self.world_size), strict=True))
+        answers: dict[int, Any] = {}
+        while waiting:
+            ready = wait(list(waiting), timeout=TIMEOUT_S)
+            assert ready, f"{function.__name__}: no answer from ranks {list(waiting.values())} within {TIMEOUT_S} s"
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                rank = waiting.pop(pipe)
+                failure, answers[rank] = pipe.recv()
+                assert failure is None, f"on rank {rank}:\n{failure}"  # at once: its peers wait for it
+        return [answers[rank] for rank in range(self.world_size)]
 
     def close(self) -> None:
         for pipe in self._pipes:

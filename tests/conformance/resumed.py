@@ -19,17 +19,18 @@ from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
 from worldsize.train.checkpoint import Checkpoints
 from worldsize.train.feed import Feed
+from worldsize.train.precision import in_precision
 from worldsize.train.resume import load_rng, load_state
 from worldsize.train.run import seed_dropout
 
 HALF = 5
 
 
-def prepared(rank: int, world_size: int, config: Config, dtype: torch.dtype) -> tuple[Strategy, Feed, RankContext]:
+def prepared(rank: int, world_size: int, config: Config) -> tuple[Strategy, Feed, RankContext]:
     layout = layout_for(config.parallel, world_size)
     context = RankContext(rank, world_size, rank, torch.device("cpu"), layout)
     seed_dropout(config.train.seed, context)
-    model = build(config.model, config.train.seed, context.device).to(dtype)
+    model = in_precision(build(config.model, config.train.seed, context.device), config.train.precision)
     strategy = strategies()[strategy_name(config.parallel, world_size)]()
     strategy.prepare(model, config, context)
     data = UnevenSamples()
@@ -37,13 +38,16 @@ def prepared(rank: int, world_size: int, config: Config, dtype: torch.dtype) -> 
     return strategy, feed, context
 
 
-def steps(strategy: Strategy, feed: Feed, config: Config, first: int, after_step: Any = None) -> dict[str, Any]:
+def steps(
+    strategy: Strategy, feed: Feed, config: Config, context: RankContext, first: int, after_step: Any = None
+) -> dict[str, Any]:
     """Train from step `first` on; return losses, digest of the samples, and what is left at the end."""
     losses, consumed = [], 0
     for step in range(first, config.train.steps):
         share = feed.share(step)
-        losses.append(float(strategy.step(share.micro_batches, config.optimizer.learning_rate, NullClock()).loss_sum))
-        consumed += digest(step, share.sample_ids)
+        output = strategy.step(share.micro_batches, config.optimizer.learning_rate, NullClock())
+        losses.append(float(output.loss_sum) if context.counts else 0.0)
+        consumed += digest(step, share.sample_ids) if context.counts else 0
         if after_step:
             after_step(step + 1)
     return {
@@ -52,31 +56,30 @@ def steps(strategy: Strategy, feed: Feed, config: Config, first: int, after_step
     }  # fmt: skip
 
 
-def train_with_checkpoint(
-    rank: int, world_size: int, config: Config, run: Path, dtype: torch.dtype = torch.float32
-) -> dict[str, Any]:
+def train_with_checkpoint(rank: int, world_size: int, config: Config, run: Path) -> dict[str, Any]:
     """Train all steps undisturbed, with a checkpoint after step HALF that is written while training goes on."""
-    strategy, feed, context = prepared(rank, world_size, config, dtype)
+    strategy, feed, context = prepared(rank, world_size, config)
     checkpoints = Checkpoints(config, context, strategy, run, None)
 
     def after_step(done: int) -> None:
         if done == HALF:
             checkpoints.save(done, {}, None)
 
-    trained = steps(strategy, feed, config, 0, after_step)
+    trained = steps(strategy, feed, config, context, 0, after_step)
     checkpoints.wait()
     trained["losses"] = trained["losses"][HALF:]
-    trained["digest"] -= sum(digest(step, feed.share(step).sample_ids) for step in range(HALF))
+    if context.counts:
+        trained["digest"] -= sum(digest(step, feed.share(step).sample_ids) for step in range(HALF))
     return trained
 
 
-def go_on(rank: int, world_size: int, config: Config, run: Path, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def go_on(rank: int, world_size: int, config: Config, run: Path) -> dict[str, Any]:
     """Load the checkpoint into a strategy made anew and train the steps that are left."""
-    strategy, feed, context = prepared(rank, world_size, config, dtype)
+    strategy, feed, context = prepared(rank, world_size, config)
     (checkpoint,) = checkpoints_in(run)
     assert damage(checkpoint.path) is None
     assert checkpoint.step == HALF
     strategy.step(feed.share(checkpoint.step).micro_batches, 0.0, NullClock())  # settles DDP's buckets
     load_state(checkpoint, strategy, context)
     load_rng(checkpoint, context, config.train.seed)
-    return steps(strategy, feed, config, checkpoint.step)
+    return steps(strategy, feed, config, context, checkpoint.step)

@@ -35,11 +35,17 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "zero2 on 2": (2, {"strategy": "fsdp", "zero_stage": 2}),
     "fsdp4": (4, {"strategy": "fsdp"}),
     "dp2×fsdp2": (4, {"strategy": "fsdp", "dp": 2}),
+    "tp2": (2, {"strategy": "tensor"}),
+    "fsdp2×tp2": (4, {"strategy": "tensor", "fsdp": 2}),
+    "pp2": (2, {"strategy": "pipeline"}),
+    "dp2×pp2": (4, {"strategy": "pipeline", "dp": 2}),
     "single": (1, {"strategy": "single"}),
 }
 """Layouts between which a checkpoint moves: world size and section `parallel`."""
 ODD = {"d_ff": 129, "vocab_size": 65}
-"""Rows that do not divide by 2 or 4, so that shards are uneven, one even empty."""
+"""Rows that do not divide by 2 or 4, so that shards are uneven, one even empty; tensor parallelism takes even ones."""
+MOVES = {source: ("single", "dp2", list(LAYOUTS)[(index + 1) % len(LAYOUTS)]) for index, source in enumerate(LAYOUTS)}
+"""From every layout to one device, to two replicas, and to the next layout of the list."""
 
 
 def on_ranks(request: pytest.FixtureRequest, world_size: int, function: Any, *args: Any) -> list[dict[str, Any]]:
@@ -105,13 +111,16 @@ def test_one_device_goes_on_bit_for_bit(request: pytest.FixtureRequest, tmp_path
 @pytest.mark.parametrize("source", LAYOUTS)
 def test_another_layout_goes_on_within_rounding(source: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """In float64: in float32 Adam magnifies the rounding of gradients that are zero in theory."""
-    world_size, parallel = LAYOUTS[source]
-    config = config_of(model=ODD, parallel=parallel)
-    undisturbed = on_ranks(request, world_size, train_with_checkpoint, config, tmp_path, torch.float64)
+
+    def config_for(layout: str) -> Config:
+        is_even = any("tp" in name for name in (source, *MOVES[source]))
+        model = {} if is_even else ODD
+        return config_of(model=model, parallel=LAYOUTS[layout][1], train={"precision": "fp64"})
+
+    undisturbed = on_ranks(request, LAYOUTS[source][0], train_with_checkpoint, config_for(source), tmp_path)
     losses = [sum(step) for step in zip(*(one["losses"] for one in undisturbed), strict=True)]
-    for target, (target_size, other) in LAYOUTS.items():
-        config = config_of(model=ODD, parallel=other)
-        went_on = on_ranks(request, target_size, go_on, config, tmp_path, torch.float64)
+    for target in MOVES[source]:
+        went_on = on_ranks(request, LAYOUTS[target][0], go_on, config_for(target), tmp_path)
         sums = [sum(step) for step in zip(*(one["losses"] for one in went_on), strict=True)]
         assert sums == pytest.approx(losses, rel=1e-6), target
         assert combine(one["digest"] for one in went_on) == combine(one["digest"] for one in undisturbed), target
@@ -120,14 +129,23 @@ def test_another_layout_goes_on_within_rounding(source: str, request: pytest.Fix
             assert difference < 1e-9, f"{target}: {name} by {difference}"
 
 
+@pytest.mark.parametrize("outer", [{}, {"outer_learning_rate": 0.7, "outer_momentum": 0.9}])
+def test_local_steps_go_on_bit_for_bit(outer: dict[str, float], request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """The checkpoint lies between two averages, where every rank has weights of its own."""
+    config = with_dropout(config_of(parallel={"strategy": "local_sgd", "local_steps": 2, **outer}))
+    undisturbed = on_ranks(request, 2, train_with_checkpoint, config, tmp_path)
+    assert_bit_identical(on_ranks(request, 2, go_on, config, tmp_path), undisturbed)
+
+
 def test_dropout_goes_on_where_samples_are_shared_out_alike(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Masks are a rank's own: they carry over between layouts with as many data ranks."""
-    ddp, fsdp = (config_of(model={"dropout": 0.2}, parallel={"strategy": name}) for name in ("ddp", "fsdp"))
-    undisturbed = on_ranks(request, 2, train_with_checkpoint, ddp, tmp_path, torch.float64)
-    went_on = on_ranks(request, 2, go_on, fsdp, tmp_path, torch.float64)
+    double = {"model": {"dropout": 0.2}, "train": {"precision": "fp64"}}
+    ddp, fsdp = (config_of(**double, parallel={"strategy": name}) for name in ("ddp", "fsdp"))
+    undisturbed = on_ranks(request, 2, train_with_checkpoint, ddp, tmp_path)
+    went_on = on_ranks(request, 2, go_on, fsdp, tmp_path)
     for ours, theirs in zip(went_on, undisturbed, strict=True):
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-6)
         assert torch.equal(ours["rng"], theirs["rng"])
-    alone = on_ranks(request, 1, go_on, config_of(model={"dropout": 0.2}), tmp_path, torch.float64)
-    again = on_ranks(request, 1, go_on, config_of(model={"dropout": 0.2}), tmp_path, torch.float64)
+    alone = on_ranks(request, 1, go_on, config_of(**double), tmp_path)
+    again = on_ranks(request, 1, go_on, config_of(**double), tmp_path)
     assert alone[0]["losses"] == again[0]["losses"], "seeded anew, and always alike"

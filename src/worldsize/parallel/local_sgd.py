@@ -67,7 +67,7 @@ class LocalSGD(HoldsReplica):
         from worldsize.train.replica import Replica
 
         self.replica = Replica(model, config, context.device)
-        self._num_ranks = context.layout.dp
+        self._rank, self._num_ranks = context.rank, context.layout.dp
         self._local_steps = config.parallel.local_steps
         self._num_steps = 0
         rate, momentum = config.parallel.outer_learning_rate, config.parallel.outer_momentum
@@ -75,6 +75,8 @@ class LocalSGD(HoldsReplica):
         if (rate, momentum) != (1.0, 0.0):
             anchors = [torch.nn.Parameter(weight.detach().clone()) for weight in model.parameters()]
             self._outer = torch.optim.SGD(anchors, lr=rate, momentum=momentum, nesterov=momentum > 0)
+            for anchor in anchors:  # as the first step would begin; so that a checkpoint always finds it
+                self._outer.state[anchor]["momentum_buffer"] = torch.zeros_like(anchor)
 
     def step(
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
@@ -118,9 +120,34 @@ class LocalSGD(HoldsReplica):
             weight.copy_(anchor.detach())
 
     def state(self) -> dict[str, Any]:
-        """Return this rank's own state: between averages, and in AdamW's moments always, ranks differ."""
-        outer = self._outer.state_dict() if self._outer else {}
-        return {**self.replica.state(), "outer": outer, "num_steps": self._num_steps}
+        """Return the weights of rank 0's replica for who reads them, and each rank's state under its own number.
+
+        Between averages, and in AdamW's moments always, ranks differ.
+        """
+        own = self.replica.state()
+        own |= {"anchors": _numbered(self._anchors()), "momentum": _numbered(self._momentum())}
+        readable = {name: weight.clone() for name, weight in own["model"].items()}  # apart: both are loaded in place
+        shared = {"model": readable, "scaler": own["scaler"], "num_steps": self._num_steps}
+        return {**shared, "ranks": {str(self._rank): own}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        own = state["ranks"][str(self._rank)]
+        self.replica.load_state({name: own[name] for name in ("model", "optimizer", "scaler")})
+        for kept, tensors in (("anchors", self._anchors()), ("momentum", self._momentum())):
+            for name, tensor in _numbered(tensors).items():
+                tensor.copy_(own[kept][name])
+        self._num_steps = state["num_steps"]
+
+    def _anchors(self) -> list[Tensor]:
+        """Return the weights as the last average left them; none under plain averaging."""
+        return [anchor.detach() for anchor in self._outer.param_groups[0]["params"]] if self._outer else []
+
+    def _momentum(self) -> list[Tensor]:
+        return [state["momentum_buffer"] for state in self._outer.state.values()] if self._outer else []
+
+
+def _numbered(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    return {str(index): tensor for index, tensor in enumerate(tensors)}
 
 
 def period_of(config: Config) -> int:

@@ -129,6 +129,5 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
     for index in reversed(range(mesh.ndim)):
         if not like.placements[index].is_replicate():
             own = own.chunk(mesh.size(index))[mesh.get_local_rank(index)]
-    return DTensor.from_local(
-        own.contiguous(), mesh, like.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-    )
+    own = own.clone(memory_format=torch.contiguous_format)  # a DTensor over a part of a storage cannot be copied
+    return DTensor.from_local(own, mesh, like.placements, run_check=False, shape=tensor.shape, stride=tensor.stride())

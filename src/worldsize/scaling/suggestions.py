@@ -218,7 +218,7 @@ def _halve_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
 
 
 def _hide_exchange(pair: Pair, runs: Sequence[Run]) -> list[Suggestion]:
-    how = HIDES_EXCHANGE.get(pair.cell.strategy)
+    how = HIDES_EXCHANGE.get(pair.cell.strategy or "")
     if how is None:
         return []
     efficiency = pair.efficiency(cell_change_s=-_exchange_s(pair, runs))

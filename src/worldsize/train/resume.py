@@ -185,6 +185,7 @@ def _merged_row(rows: Sequence[StepRow], *, counts: bool) -> StepRow:
             "phases_s": {phase: slowest.phases_s.get(phase, 0.0) * share for phase in PHASES},
             "num_samples": sum(row.num_samples for row in rows) * share,
             "num_tokens": sum(row.num_tokens for row in rows) * share,
+            "num_targets": sum(row.targets for row in rows) * share,
             "loss_sum": sum(row.loss_sum for row in rows) * share,
             "grad_norm": rows[0].grad_norm,
             "local_grad_norm": None,
