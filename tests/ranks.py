@@ -17,19 +17,38 @@ class Ranks:
     """A process group of `world_size` spawned ranks with one thread each."""
 
     def __init__(self, world_size: int, rendezvous: Path) -> None:
-        context = mp.get_context("spawn")
         self.world_size = world_size
+        self._rendezvous = rendezvous
+        self._starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        context = mp.get_context("spawn")
+        self._starts += 1
+        meeting = f"{self._rendezvous}.{self._starts}"
         self._pipes: list[Connection] = []
         self._processes = []
-        for rank in range(world_size):
+        for rank in range(self.world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, world_size, str(rendezvous), theirs), daemon=True)
+            process = context.Process(target=_serve, args=(rank, self.world_size, meeting, theirs), daemon=True)
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call a module-level function as function(rank, world_size, *args) on every rank; return their answers."""
+        """Call a module-level function as function(rank, world_size, *args) on every rank; return their answers.
+
+        Where one fails, all are started anew, since its peers may still wait for it.
+        """
+        try:
+            return self._answers(function, *args)
+        except BaseException:
+            for process in self._processes:
+                process.kill()
+            self._start()
+            raise
+
+    def _answers(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         for pipe in self._pipes:
             pipe.send((function, args))
         waiting = dict(zip(self._pipes, range(self.world_size), strict=True))

@@ -173,7 +173,10 @@ def first_gradients(strategy: Strategy, config: Config) -> dict[str, torch.Tenso
 
     AdamW's running mean is then (1 - beta1) × the gradient, whatever the strategy keeps the gradient itself in.
     """
-    by_name = strategy.state()["optimizer"]["state"]
+    state = strategy.state()
+    if "ranks" in state:  # local steps: each rank's own
+        (state,) = state["ranks"].values()
+    by_name = state["optimizer"]["state"]
     return {name: whole(each["exp_avg"]).clone() / (1 - config.optimizer.beta1) for name, each in by_name.items()}
 
 

@@ -161,6 +161,25 @@ class DeepSpeed(HoldsReplica):
         for name, parameter in self.replica.model.named_parameters():
             yield name, parameter.detach() if self._keeps_whole else safe_get_full_fp32_param(parameter)
 
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a state of whole tensors, each rank its partition. A collective on every rank."""
+        if self._stage == 0:
+            self.replica.load_state(state)
+            return
+        import deepspeed
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        moments = state["optimizer"]["state"]
+        for name, parameter in self.replica.model.named_parameters():
+            whole = state["model"][name]
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
+                parameter.data.copy_(whole)
+            safe_set_full_fp32_param(parameter, whole)
+            for key in MOMENTS:
+                safe_set_full_optimizer_state(parameter, moments[name][key], key)
+        for kept in self.replica.optimizer.state.values():
+            kept["step"].copy_(moments[name]["step"])
+
     def state(self) -> dict[str, Any]:
         """Return weights and moments whole, gathered from DeepSpeed's partitions. A collective on every rank."""
         if self._stage == 0:
