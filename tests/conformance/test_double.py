@@ -18,11 +18,13 @@ from worldsize.config.schema import Config
 
 TOLERANCE = 1e-9
 """Relative to a loss, or to the largest element of a tensor."""
+SHOWN_ON_TWO = ("pipeline, ", "model parallel, ", "dp×pp, ")
+"""Rows whose four ranks do what two do, only longer."""
 PAIRS = [
     (name, world_size)
     for name, case in CASES.items()
     for world_size in (case.world_sizes if "," not in name else case.world_sizes[:1])
-    if case.double and world_size < 8
+    if case.double and (world_size == 2 or not name.startswith(SHOWN_ON_TWO)) and world_size < 8
 ]
 """Four ranks only for each technique's plain row: what its settings change shows on two."""
 

@@ -186,10 +186,23 @@ def deepspeed_config_has_effect(config: Config) -> str | None:
     return f"parallel.deepspeed_config is not read under parallel.strategy={config.parallel.strategy}."
 
 
+def pipeline_keys_have_effect(config: Config) -> str | None:
+    parallel, default = config.parallel, ParallelConfig()
+    changed = [
+        f"parallel.{key}={getattr(parallel, key)}"
+        for key in ("pipeline_schedule", "stages_per_rank", "stage_layers", "stage_balance")
+        if getattr(parallel, key) != getattr(default, key)
+    ]
+    if not changed or parallel.strategy in ("pipeline", "model_parallel"):
+        return None
+    return f"{', '.join(changed)} has no effect under parallel.strategy={parallel.strategy}; it is pipeline's."
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
     zero_stage_has_effect,
     local_steps_have_effect,
     deepspeed_config_has_effect,
+    pipeline_keys_have_effect,
 )

@@ -63,7 +63,7 @@ class TensorReplica(Replica):
         return norm
 
     def _scale(self, max_norm: float, norm: Tensor) -> None:
-        """Clip as clip_grads_with_norm_ does, which on DTensors first finds out for seconds how a product is sharded."""
+        """Clip as clip_grads_with_norm_ does, which on DTensors finds out for seconds how a product is sharded."""
         gradients = [own_part(p.grad) for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
