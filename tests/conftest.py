@@ -51,6 +51,13 @@ def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
 
 
 @pytest.fixture(scope="session")
+def eight_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    ranks = Ranks(8, tmp_path_factory.mktemp("ranks") / "eight")
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real data sets: $WORLDSIZE_SHARED/data, or shared/data beside the checkout."""
     root = Path(os.environ.get("WORLDSIZE_SHARED", Path(__file__).parents[2] / "shared"))

@@ -66,7 +66,7 @@ def test_a_run_on_one_gpu(precision: str, tmp_path: Path) -> None:
     assert result.phases_s["compute_s"] > 0
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "tensor"])
+@pytest.mark.parametrize("strategy", ["ddp", "tensor", "pipeline", "model_parallel"])
 def test_two_gpus_over_nccl_equal_one(strategy: str, tmp_path: Path) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")

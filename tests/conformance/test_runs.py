@@ -21,6 +21,8 @@ STRATEGIES = {
     "fsdp": ["parallel.strategy=fsdp", "train.micro_batch=2"],
     "tensor": ["parallel.strategy=tensor", "train.micro_batch=2"],
     "deepspeed": ["parallel.strategy=deepspeed", "parallel.zero_stage=3"],
+    "pipeline": ["parallel.strategy=pipeline", "train.micro_batch=2"],
+    "model_parallel": ["parallel.strategy=model_parallel", "train.micro_batch=2"],
     "ddp with PowerSGD": ["parallel.strategy=ddp", "parallel.gradient_compression=powersgd"],
 }
 
@@ -50,8 +52,18 @@ def test_a_run_is_the_same_work_as_one_devices(name: str, single: RunResult, tmp
     assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
     exposed = result.exposed_communication
     assert exposed is not None
-    cannot_skip = name in ("fsdp", "tensor", "deepspeed")
+    cannot_skip = name not in ("allreduce", "ddp with PowerSGD")
     assert (exposed.ablation_s is None) == (exposed.ablation_absent_because is not None) == cannot_skip
+    if name in ("pipeline", "model_parallel"):
+        bubble = result.bubble
+        assert bubble is not None
+        assert bubble.stage_layers == [1, 1]
+        assert bubble.num_micro_batches == 4
+        assert bubble.ideal_share == pytest.approx({"pipeline": 1 / 5, "model_parallel": 1 / 2}[name])
+        assert bubble.observed_s.median > 0
+        assert 0 < bubble.simulated_share < 1
+    else:
+        assert result.bubble is None
 
 
 @pytest.mark.slow

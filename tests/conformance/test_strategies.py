@@ -157,6 +157,7 @@ CASES = {
         pipeline("interleaved") | {"tp": 2}, {"train": {"micro_batch": 2, "grad_clip_norm": None}} | FOUR, (4,)),
     "tp×pp, blocks recomputed": Case(
         pipeline("1f1b") | {"tp": 2}, {"train": {"micro_batch": 2, "activation_checkpointing": "block"}}, (4,)),
+    "dp×tp×pp": Case(pipeline("1f1b") | {"dp": 2, "tp": 2}, {"train": {"micro_batch": 1}}, (8,)),
 }  # fmt: skip
 PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
 
@@ -170,11 +171,15 @@ def alone(name: str) -> dict[str, Any]:
 Trained = tuple[Case, dict[str, Any], list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=[f"{name} on {world_size}" for name, world_size in PAIRS])
+RANKS = {2: "two_ranks", 4: "four_ranks", 8: "eight_ranks"}
+SLOW = [pytest.param(pair, marks=pytest.mark.slow) if pair[1] == 8 else pair for pair in PAIRS]
+
+
+@pytest.fixture(scope="module", params=SLOW, ids=[f"{name} on {world_size}" for name, world_size in PAIRS])
 def trained(request: pytest.FixtureRequest) -> Trained:
     """Return the row, what one device made of it, and what each rank made of it. Trained once for all properties."""
     name, world_size = request.param
-    ranks: Ranks = request.getfixturevalue("two_ranks" if world_size == 2 else "four_ranks")
+    ranks: Ranks = request.getfixturevalue(RANKS[world_size])
     return CASES[name], alone(name), ranks.run(functools.partial(train, observe=True), CASES[name].config())
 
 
@@ -294,7 +299,8 @@ def is_split_by_tp(name: str) -> bool:
 
 @pytest.mark.parametrize("name", [
         "allreduce", "ddp", "ddp, blocks recomputed", "ddp, attention recomputed", "fsdp", "fsdp, blocks recomputed",
-        "tensor", "tensor, blocks recomputed", "tensor, attention recomputed",
+        "tensor", "tensor, blocks recomputed", "tensor, attention recomputed", "pipeline, 1F1B",
+        "pipeline, zero bubble", "model parallel",
     ])  # fmt: skip
 def test_dropout_is_reproducible_from_the_seed(name: str, two_ranks: Ranks) -> None:
     parallel, rest = CASES[name].parallel, CASES[name].rest
@@ -303,4 +309,4 @@ def test_dropout_is_reproducible_from_the_seed(name: str, two_ranks: Ranks) -> N
     assert [one["losses"] for one in first] == [one["losses"] for one in again]
     assert first[0]["checksum"] == again[0]["checksum"] == first[1]["checksum"]
     without = two_ranks.run(train, config_of(parallel=parallel, train={"steps": 3}))
-    assert first[0]["losses"] != without[0]["losses"]
+    assert [one["losses"] for one in first] != [one["losses"] for one in without]

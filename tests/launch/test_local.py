@@ -103,29 +103,33 @@ def test_two_writers_in_one_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "strategy", "message"),
     [
-        ("raise_error", r"rank 1 failed at step 7 \(training\): RuntimeError: the cat sat on the keyboard"),
-        ("kill", r"rank 1 was ended by SIGKILL after step \d+.*Run the same command again"),
-        ("nan", r"the loss is nan at step 7 on rank (1|0, 1)\. Lower optimizer\.learning_rate \(now 0\.001\)"),
+        ("raise_error", "ddp", r"rank 1 failed at step 7 \(training\): RuntimeError: the cat sat on the keyboard"),
+        ("raise_error", "pipeline", r"rank 1 failed at step 7 \(training\): RuntimeError: the cat sat on the keyboard"),
+        ("kill", "ddp", r"rank 1 was ended by SIGKILL after step \d+.*Run the same command again"),
+        ("nan", "ddp", r"the loss is nan at step 7 on rank (1|0, 1)\. Lower optimizer\.learning_rate \(now 0\.001\)"),
     ],
 )
 def test_a_fault_on_one_rank_ends_the_run_in_seconds_with_one_message(
-    fault: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, strategy: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_fault(monkeypatch, fault)
     began_s = time.monotonic()
     with pytest.raises(RunError, match=message):
-        small_run(tmp_path)
+        small_run(tmp_path, f"parallel.strategy={strategy}")
     assert time.monotonic() - began_s < 40  # most of it is starting: torch is imported on two busy cores
     assert not (tmp_path / "result.json").exists()
     assert no_rank_is_left()
 
 
-def test_a_rank_that_hangs_is_noticed_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "pipeline"])
+def test_a_rank_that_hangs_is_noticed_after_the_timeout(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_fault(monkeypatch, "hang")
     with pytest.raises(RunError, match=r"another rank did not answer within device\.timeout_s=5 s"):
-        small_run(tmp_path, "device.timeout_s=5")
+        small_run(tmp_path, "device.timeout_s=5", f"parallel.strategy={strategy}")
     assert no_rank_is_left()
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.conformance.steps import config_of
 from worldsize.config import rules
 from worldsize.errors import UserError
-from worldsize.parallel.layout import Layout
+from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.registry import strategies
 
 REFUSED = [
@@ -163,3 +163,21 @@ def test_local_settings_that_nothing_reads_are_cautions() -> None:
     assert steps.startswith("parallel.local_steps=4 without effect under parallel.strategy=ddp")
     assert json_file.startswith("parallel.deepspeed_config is not read")
     assert rules.cautions(config_of(parallel={"strategy": "local_sgd", "local_steps": 4})) == []
+
+
+def test_pipeline_keys_that_nothing_reads_are_a_caution() -> None:
+    keys = {"pipeline_schedule": "gpipe", "stage_balance": "equal"}
+    (caution,) = rules.cautions(config_of(parallel={"strategy": "ddp", **keys}))
+    assert caution == (
+        "parallel.pipeline_schedule=gpipe, parallel.stage_balance=equal has no effect under parallel.strategy=ddp; it "
+        "is pipeline's."
+    )
+    assert rules.cautions(config_of(parallel={"strategy": "pipeline", **keys})) == []
+
+
+def test_a_pipelines_micro_batches_are_four_a_rank_where_unset() -> None:
+    config = config_of(train={"global_batch": 48})
+    assert [batches_for(config.train, layout).micro_batch for layout in (Layout(pp=2), Layout(pp=3), Layout(dp=2))] == [
+        6, 4, 24,
+    ]  # fmt: skip
+    assert batches_for(config_of(train={"global_batch": 7}).train, Layout(pp=2)).micro_batch == 1

@@ -336,6 +336,18 @@ def powersgd_goes_on_otherwise(config: Config) -> str | None:
     )
 
 
+def pipeline_keys_have_effect(config: Config) -> str | None:
+    parallel, default = config.parallel, ParallelConfig()
+    changed = [
+        f"parallel.{key}={getattr(parallel, key)}"
+        for key in ("pipeline_schedule", "stages_per_rank", "stage_layers", "stage_balance")
+        if getattr(parallel, key) != getattr(default, key)
+    ]
+    if not changed or parallel.strategy in ("pipeline", "model_parallel"):
+        return None
+    return f"{', '.join(changed)} has no effect under parallel.strategy={parallel.strategy}; it is pipeline's."
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
@@ -346,4 +358,5 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     deepspeed_config_has_effect,
     powersgd_goes_on_otherwise,
     token_dropout_has_effect,
+    pipeline_keys_have_effect,
 )

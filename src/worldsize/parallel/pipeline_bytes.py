@@ -74,6 +74,7 @@ def along_tp(config: Config, layout: Layout, stages: Stages, held: ModelDescript
     totals = activations_of(
         config,
         layout,
+        held,
         num_tokens,
         sum(stages.num_blocks[stage] for stage in own),
         starts=0 in own,

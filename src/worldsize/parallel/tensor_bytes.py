@@ -78,18 +78,26 @@ def communication(config: Config, layout: Layout, model: ModelDescription) -> li
 def activations(config: Config, layout: Layout, model: ModelDescription) -> Totals:
     """Return what forward and backward pass along tp, for all micro batches of a step."""
     num_tokens = batches_for(config.train, layout).per_device_batch * config.model.context_length
-    return activations_of(config, layout, num_tokens, model.num_layers, starts=True, ends=True)
+    return activations_of(config, layout, model, num_tokens, model.num_layers, starts=True, ends=True)
 
 
 def activations_of(
-    config: Config, layout: Layout, num_tokens: int, num_blocks: int, *, starts: bool, ends: bool
+    config: Config,
+    layout: Layout,
+    model: ModelDescription,
+    num_tokens: int,
+    num_blocks: int,
+    *,
+    starts: bool,
+    ends: bool,
 ) -> Totals:
     """Return the same of a part of the model: some blocks, the embedding (`starts`), the head and the loss (`ends`).
 
     Of each block forward gathers the sequence twice and sums twice, and backward does the same the other way round.
     Recomputed blocks gather again what their two sums' products need; the second sum only if dropout follows it.
     """
-    train, tp, width = config.train, layout.tp, config.model.d_model
+    train, tp = config.train, layout.tp
+    width = model.parameter_shapes[f"{model.token_embedding}.weight"][1]
     wide_bytes = kept_bytes(config.train.precision)
     narrow_bytes = BF16_BYTES if train.precision in ("bf16", "fp16") else wide_bytes
     # fully_shard hands out bf16 weights, so that what is looked up is bf16 too.

@@ -59,10 +59,13 @@ class TensorReplica(Replica):
         if self._fsdp is not None:
             dist.all_reduce(square, group=self._fsdp.get_group())
         norm = square.sqrt()
-        # As clip_grads_with_norm_ does, which on DTensors first finds out for seconds how a product is sharded.
+        self._scale(max_norm, norm)
+        return norm
+
+    def _scale(self, max_norm: float, norm: Tensor) -> None:
+        """Clip as clip_grads_with_norm_ does, which on DTensors finds out for seconds how a product is sharded."""
         gradients = [own_part(p.grad) for p in self.model.parameters() if p.grad is not None]
         torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-        return norm
 
     def _square(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the squared norm of gradients: what each rank holds whole counts once, shards are summed over tp."""

@@ -15,7 +15,7 @@ from worldsize.data.batch import Batch
 from worldsize.models.cost import ModelDescription
 from worldsize.parallel.gradient_buckets import own_part
 from worldsize.parallel.stages import TIED, Stages
-from worldsize.parallel.tensor_replica import TensorReplica
+from worldsize.parallel.tensor_replica import TensorReplica, whole_from_tp
 from worldsize.train.replica import LossSum, Replica, whole
 
 if TYPE_CHECKING:
@@ -94,8 +94,11 @@ class StageReplica(Replica):
         self._sum_over_stages(norm_squared, self.groups.pp)
         self._mark("exposed_communication_s")
         norm = norm_squared.sqrt()
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
+        self._scale(max_norm, norm)
         return norm
+
+    def _scale(self, max_norm: float, norm: Tensor) -> None:
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), max_norm, norm)
 
     def _square(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the squared norm of some parameters' gradients."""
@@ -179,9 +182,10 @@ class TensorStageReplica(StageReplica, TensorReplica):
     """The same, of stages that are spread over tp."""
 
     _square = TensorReplica._square
+    _scale = TensorReplica._scale
 
     def _sum_over_tp(self) -> None:
         self.sum_replicated()
 
     def _whole_value(self, name: str) -> Tensor:
-        return self._as_on_one_device(name, super()._whole_value(name))
+        return self._as_on_one_device(name, whole_from_tp(self.model.get_parameter(name).detach()))
