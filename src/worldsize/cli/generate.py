@@ -44,8 +44,8 @@ def generate(
     Several prompts run in one batch; each is shown when it is done, in their order.
     """
     from worldsize.inference.engine import Engine
-    from worldsize.inference.generate import Generation
     from worldsize.inference.generate import generate as write
+    from worldsize.inference.generate import generation_of
     from worldsize.inference.open_model import open_model
     from worldsize.inference.sampling import Sampling
 
@@ -66,13 +66,7 @@ def generate(
         stops=not ignore_end,
         on_text=None if json_ else _streamed(prompt),
     )
-    found = Generation(
-        model=str(opened.path),
-        method=method,
-        outputs=outputs,
-        generate_s=generate_s,
-        new_tokens_per_s=sum(len(output.tokens) for output in outputs) / generate_s,
-    )
+    found = generation_of(outputs, generate_s, model=str(opened.path), method=method)
     if json_:
         print(found.model_dump_json(indent=1))
         return

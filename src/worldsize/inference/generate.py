@@ -83,6 +83,14 @@ def generate(
     return outputs, generate_s
 
 
+def generation_of(outputs: list[Written], generate_s: float, *, model: str, method: str) -> Generation:
+    """Return the record of what `generate` found."""
+    num_tokens = sum(len(output.tokens) for output in outputs)
+    return Generation(
+        model=model, method=method, outputs=outputs, generate_s=generate_s, new_tokens_per_s=num_tokens / generate_s
+    )
+
+
 def _encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Return a prompt's ids; an empty one begins a document, where the tokenizer has a token for that."""
     ids = tokenizer.encode(prompt)
