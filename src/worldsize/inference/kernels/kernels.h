@@ -13,17 +13,30 @@ constexpr int64_t INT8_STEP = 4;    // inputs that one instruction sums
 constexpr int64_t INT4_STEP = 8;    // inputs that one byte column holds: low nibbles the first four, high the others
 constexpr int64_t GROUP = 32;       // inputs that share an int4 scale
 
-// Round a row of x to int8, its scale returned; `padded` inputs are written, zeros after the first I.
-float round_row(const float* x_I, int64_t num_inputs, int64_t padded, int8_t* out_I);
+// Rows of input rounded to int8: `padded` values each, zeros after the first I.
+struct Rows {
+  const int8_t* x_NI;
+  const float* scale_N;
+  const int32_t* sums_NG;  // of each group of 32 values
+  int64_t num_rows, padded, num_groups;
+};
 
-// One block of outputs of an int8 product for N rows. weight: (I/4, 64, 4) bytes, each its value + 128.
-void int8_block(const int8_t* x_NI, const float* scale_N, int64_t num_rows, int64_t padded, const uint8_t* weight,
-                const float* scale_O, const float* bias_O, float* out_NO, int64_t num_outputs, int64_t outputs_here);
+// Where a block's outputs go: `here` of them, 64 but in the last block, in rows that are `stride` floats apart.
+struct Outputs {
+  float* out_NO;
+  const float* bias_O;  // or null
+  int64_t stride, here;
+};
 
-// The same of an int4 product. weight: (I/8, 64, 4) bytes of two nibbles, each its value + 8;
+// Round a row; return its scale.
+float round_row(const float* x_I, int64_t num_inputs, int64_t padded, int8_t* out_I, int32_t* sums_G);
+
+// One block of an int8 product. weight: (I/4, 64, 4) bytes, each its value + 128.
+void int8_block(const Rows& rows, const uint8_t* weight, const float* scale_O, const Outputs& to);
+
+// One block of an int4 product. weight: (I/8, 64, 4) bytes of two nibbles, each its value + 8;
 // scale: (I/32, 64) of half precision.
-void int4_block(const int8_t* x_NI, const float* scale_N, int64_t num_rows, int64_t padded, const uint8_t* weight,
-                const uint16_t* scale, const float* bias_O, float* out_NO, int64_t num_outputs, int64_t outputs_here);
+void int4_block(const Rows& rows, const uint8_t* weight, const uint16_t* scale, const Outputs& to);
 
 // One query over the first `num_seen` keys of its row: softmax(q·k / sqrt(D))·v. `weights` holds num_seen floats.
 void attend_head(const float* query_D, const float* keys_ND, const float* values_ND, int64_t num_seen, int64_t d_head,

@@ -16,19 +16,22 @@ using namespace worldsize;
 
 constexpr int64_t BYTES_WORTH_A_THREAD = 1 << 17;
 
+// Memory of the rows that a product reads.
 struct Rounded {
   std::vector<int8_t> x_NI;
   std::vector<float> scale_N;
-};
+  std::vector<int32_t> sums_NG;
+  Rows rows;
 
-Rounded round_rows(const Tensor& x, int64_t num_rows, int64_t padded) {
-  const int64_t num_inputs = x.size(-1);
-  Rounded rounded{std::vector<int8_t>(num_rows * padded), std::vector<float>(num_rows)};
-  const float* from = x.const_data_ptr<float>();
-  for (int64_t n = 0; n < num_rows; ++n)
-    rounded.scale_N[n] = round_row(from + n * num_inputs, num_inputs, padded, rounded.x_NI.data() + n * padded);
-  return rounded;
-}
+  Rounded(const Tensor& x, int64_t num_rows, int64_t padded)
+      : x_NI(num_rows * padded), scale_N(num_rows), sums_NG(num_rows * ((padded + GROUP - 1) / GROUP)) {
+    const int64_t num_inputs = x.size(-1), num_groups = (padded + GROUP - 1) / GROUP;
+    const float* from = x.const_data_ptr<float>();
+    for (int64_t n = 0; n < num_rows; ++n)
+      scale_N[n] = round_row(from + n * num_inputs, num_inputs, padded, &x_NI[n * padded], &sums_NG[n * num_groups]);
+    rows = {x_NI.data(), scale_N.data(), sums_NG.data(), num_rows, padded, num_groups};
+  }
+};
 
 const float* data_or_null(const std::optional<Tensor>& bias_O, int64_t num_outputs) {
   if (!bias_O) return nullptr;
@@ -43,22 +46,24 @@ Tensor empty_like_rows(const Tensor& x, int64_t num_outputs) {
   return at::empty(sizes, x.options());
 }
 
-// weight: (O/64, I/step, 64, 4) bytes. `block` computes one block: (rounded input, index, first output, outputs).
+// weight: (O/64, I/step, 64, 4) bytes. `block` computes one: (rows of input, its index, where its outputs go).
 template <class Block>
-Tensor product(const Tensor& x_given, const Tensor& weight, int64_t step, int64_t num_outputs, const Block& block) {
+Tensor product(const Tensor& x_given, const Tensor& weight, const std::optional<Tensor>& bias_O, int64_t step,
+               int64_t num_outputs, const Block& block) {
   TORCH_CHECK(x_given.scalar_type() == at::kFloat, "the input must be fp32");
   TORCH_CHECK(weight.scalar_type() == at::kByte && weight.is_contiguous() && weight.dim() == 4, "not a packed weight");
   const Tensor x = x_given.contiguous();
+  const float* bias = data_or_null(bias_O, num_outputs);
   const int64_t padded = weight.size(1) * step, num_blocks = weight.size(0);
   TORCH_CHECK(x.size(-1) <= padded && num_outputs <= num_blocks * BLOCK, "the packed weight is of another shape");
   const int64_t num_rows = x.numel() / x.size(-1);
-  const Rounded rounded = round_rows(x, num_rows, padded);
+  const Rounded rounded(x, num_rows, padded);
   Tensor out = empty_like_rows(x, num_outputs);
-  const int64_t block_bytes = weight.stride(0) * std::max<int64_t>(1, num_rows);
-  const int64_t grain = std::max<int64_t>(1, BYTES_WORTH_A_THREAD / block_bytes);
+  float* to = out.mutable_data_ptr<float>();
+  const int64_t grain = std::max<int64_t>(1, BYTES_WORTH_A_THREAD / (weight.stride(0) * std::max<int64_t>(1, num_rows)));
   at::parallel_for(0, num_blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      block(rounded, num_rows, padded, b, std::min(BLOCK, num_outputs - b * BLOCK), out.mutable_data_ptr<float>() + b * BLOCK);
+    for (int64_t b = begin, o = begin * BLOCK; b < end; ++b, o += BLOCK)
+      block(rounded.rows, b, Outputs{to + o, bias ? bias + o : nullptr, num_outputs, std::min(BLOCK, num_outputs - o)});
   });
   return out;
 }
@@ -67,12 +72,11 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& scale_O,
                    int64_t num_outputs) {
   TORCH_CHECK(scale_O.scalar_type() == at::kFloat && scale_O.is_contiguous() && scale_O.numel() == weight.size(0) * BLOCK,
               "scales must be fp32, one an output of every block");
-  const float* bias = data_or_null(bias_O, num_outputs);
-  const auto block = [&](const Rounded& in, int64_t num_rows, int64_t padded, int64_t b, int64_t here, float* out) {
-    int8_block(in.x_NI.data(), in.scale_N.data(), num_rows, padded, weight.const_data_ptr<uint8_t>() + b * weight.stride(0),
-               scale_O.const_data_ptr<float>() + b * BLOCK, bias ? bias + b * BLOCK : nullptr, out, num_outputs, here);
-  };
-  return product(x, weight, INT8_STEP, num_outputs, block);
+  const auto* bytes = weight.const_data_ptr<uint8_t>();
+  const float* scales = scale_O.const_data_ptr<float>();
+  return product(x, weight, bias_O, INT8_STEP, num_outputs, [&](const Rows& rows, int64_t b, const Outputs& to) {
+    int8_block(rows, bytes + b * weight.stride(0), scales + b * BLOCK, to);
+  });
 }
 
 Tensor int4_linear(const Tensor& x, const Tensor& weight, const Tensor& scale, const std::optional<Tensor>& bias_O,
@@ -80,13 +84,11 @@ Tensor int4_linear(const Tensor& x, const Tensor& weight, const Tensor& scale, c
   TORCH_CHECK(scale.scalar_type() == at::kHalf && scale.is_contiguous() && scale.dim() == 3 &&
                   scale.size(0) == weight.size(0) && scale.size(1) * GROUP == weight.size(1) * INT4_STEP,
               "scales must be of half precision, one a group of every output");
-  const float* bias = data_or_null(bias_O, num_outputs);
+  const auto* bytes = weight.const_data_ptr<uint8_t>();
   const auto* scales = reinterpret_cast<const uint16_t*>(scale.const_data_ptr());
-  const auto block = [&](const Rounded& in, int64_t num_rows, int64_t padded, int64_t b, int64_t here, float* out) {
-    int4_block(in.x_NI.data(), in.scale_N.data(), num_rows, padded, weight.const_data_ptr<uint8_t>() + b * weight.stride(0),
-               scales + b * scale.stride(0), bias ? bias + b * BLOCK : nullptr, out, num_outputs, here);
-  };
-  return product(x, weight, INT4_STEP, num_outputs, block);
+  return product(x, weight, bias_O, INT4_STEP, num_outputs, [&](const Rows& rows, int64_t b, const Outputs& to) {
+    int4_block(rows, bytes + b * weight.stride(0), scales + b * scale.stride(0), to);
+  });
 }
 
 // Each row's one query a head over its own positions 0..p: (B, H, D) → (B, H·D). Queries of a group share keys.
