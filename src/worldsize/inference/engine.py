@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from worldsize.inference.arena import into_arena
-from worldsize.inference.matrix import method
+from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
+from worldsize.inference.packing import pack
 
 LENGTH_STEP = 64
 """Attention looks at the cache up to a multiple of this, so that few different shapes occur."""
@@ -29,14 +30,17 @@ class Engine:
         self,
         opened: OpenedModel,
         *,
-        method_name: str = "fp32",
+        method_name: str | None = None,
         num_slots: int = 1,
         length: int | None = None,
         chunk: int = PREFILL_CHUNK,
     ) -> None:
-        """`length` unset is the model's whole context. Raises UserError for an unknown method."""
+        """`length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
+        fp32. Raises UserError for an unknown method, or another than the model was quantized with."""
         self.model = opened.model
-        self.network = Network(opened.model, opened.weights, method(method_name)).eval()
+        self.method_name = opened.method_or(method_name)
+        packed = opened.packed or pack(opened.weights, opened.model, method(self.method_name))
+        self.network = Network(opened.model, packed).eval()
         into_arena(self.network)
         self.length = min(length or opened.model.context_length, opened.model.context_length)
         self.num_slots = num_slots

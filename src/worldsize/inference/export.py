@@ -19,10 +19,12 @@ from worldsize.models.hf_weights import weights_to_hf
 def export(opened: OpenedModel, out: Path, format_: str) -> list[Path]:
     """Write a model into the new folder `out`, whole or not at all; return its files.
 
-    Raises UserError for an unknown format, a folder that is there already, or a model that the format cannot hold.
+    Raises UserError for an unknown format, a folder that is there already, or a model that the format cannot hold or that is
+    quantized.
     """
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)
+    opened.needs_weights()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already. Nothing is overwritten: give another --out, or move it away.")
     temporary = out.with_name(f".{out.name}.tmp")
