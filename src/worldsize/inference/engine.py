@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
 from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
@@ -36,7 +37,10 @@ class Engine:
         chunk: int = PREFILL_CHUNK,
     ) -> None:
         """`length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
-        fp32. Raises UserError for an unknown method, or another than the model was quantized with."""
+        fp32. Raises UserError for an unknown method, another than the model was quantized with,
+        or a classifier."""
+        if opened.model.kind != "decoder":
+            raise UserError(f"{opened.path} is a classifier: it gives a class to a text, and predicts no tokens.")
         self.model = opened.model
         self.method_name = opened.method_or(method_name)
         packed = opened.packed or pack(opened.weights, opened.model, method(self.method_name))

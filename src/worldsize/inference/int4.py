@@ -39,7 +39,7 @@ class Int4(Matrix):
     @classmethod
     def pack(cls, weight_OI: Tensor) -> Self:
         num_inputs = weight_OI.shape[1]
-        groups_OGI = F.pad(weight_OI.detach().float(), (0, -num_inputs % GROUP)).unflatten(1, (-1, GROUP))
+        groups_OGI = torch.unflatten(F.pad(weight_OI.detach().float(), (0, -num_inputs % GROUP)), 1, (-1, GROUP))
         values_OGI, scale_OG = to_int4(groups_OGI)
         unsigned = (values_OGI + OFFSET).to(torch.uint8)
         return cls(unsigned[..., :HALF] | unsigned[..., HALF:] << 4, scale_OG, num_inputs)
@@ -78,11 +78,11 @@ class Int4Kernel(Matrix):
         super().__init__()
         self.num_outputs, self.num_inputs = len(plain.bytes_OGJ), plain.num_inputs
         low, high = plain.bytes_OGJ & 15, plain.bytes_OGJ >> 4
-        steps_OS24 = torch.cat((low, high), dim=-1).unflatten(-1, (-1, 2, 4)).flatten(1, 2)
+        steps_OS24 = torch.unflatten(torch.cat((low, high), dim=-1), -1, (-1, 2, 4)).flatten(1, 2)
         bytes_OI = (steps_OS24[:, :, 0] | steps_OS24[:, :, 1] << 4).flatten(1)
         self.register_buffer("weight", in_blocks(bytes_OI, 4, OFFSET | OFFSET << 4))
         scale_OG = F.pad(plain.scale_OG, (0, 0, 0, -self.num_outputs % BLOCK))
-        self.register_buffer("scale", scale_OG.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous())
+        self.register_buffer("scale", torch.unflatten(scale_OG, 0, (-1, BLOCK)).transpose(1, 2).contiguous())
 
     @classmethod
     def pack(cls, weight_OI: Tensor) -> Self:
@@ -96,7 +96,8 @@ class Int4Kernel(Matrix):
         bytes_ = self.weight[ids // BLOCK, :, ids % BLOCK]
         values = torch.stack((bytes_ & 15, bytes_ >> 4), dim=-2).flatten(-3).float() - OFFSET
         scale = self.scale[ids // BLOCK, :, ids % BLOCK].float()
-        return (values.unflatten(-1, (-1, GROUP)) * scale.unsqueeze(-1)).flatten(-2)[..., : self.num_inputs]
+        rows: Tensor = torch.unflatten(values, -1, (-1, GROUP)) * scale.unsqueeze(-1)
+        return rows.flatten(-2)[..., : self.num_inputs]
 
 
 def halves(bytes_: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,10 +55,15 @@ METHODS: dict[str, Method] = {found.name: found for found in _ALL}
 
 def method(name: str) -> Method:
     """Return a method by its name. Raises UserError when there is none of that name, or it cannot run here."""
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    found = METHODS[name]
+    found = known(name)
     reason = found.why_not()
     if reason is not None:
         raise UserError(f"method {name} is not here, because: {reason}. Use another --method.")
     return found
+
+
+def known(name: str) -> Method:
+    """Return a method by its name, whether or not it can run here. Raises UserError when there is none."""
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]

@@ -15,6 +15,8 @@ from worldsize.config.load import from_dict
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.data.cache import cache_folder
 from worldsize.data.corpus import open_corpus
+from worldsize.data.row_file import RowFile
+from worldsize.data.task import prepare_task
 from worldsize.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, tokenizer_in
 from worldsize.errors import UserError
 from worldsize.inference.checkpoints import checkpoint_of, full_weights
@@ -153,6 +155,10 @@ def _from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
 def _run_tokenizer(config: Config) -> Tokenizer:
     """Return the tokenizer that a run was trained with, from the cache of tokenized corpora or made once more."""
     data = config.data
+    if data.task != "language_modelling":
+        rows = prepare_task(data).file
+        assert isinstance(rows, RowFile)
+        return rows.tokenizer_used()
     if data.tokenizer == "bytes":
         return ByteTokenizer()
     return open_tokenizer(data.tokenizer, open_corpus(data), cache_folder(data.cache_dir))

@@ -7,6 +7,7 @@ parts it from a head that it was tied to. Letters as in matrix.py.
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -68,9 +69,9 @@ class Torchao(Stock):
 
     @classmethod
     def pack(cls, weight_OI: Tensor) -> Self:
-        from torchao.quantization import quantize_
-
         with quiet():
+            from torchao.quantization import quantize_
+
             layer = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
             layer.weight = nn.Parameter(weight_OI.detach().float().clone(), requires_grad=False)
             quantize_(layer, cls.config())
@@ -122,8 +123,8 @@ class TorchDynamic(Stock):
         with quiet():
             layer = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
             layer.weight = nn.Parameter(weight_OI.detach().float())
-            quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8)
-            weight = quantized[0].weight()  # type: ignore[operator]
+            quantized: Any = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+            weight = quantized[0].weight()
             assert weight.q_zero_point() == 0, "symmetric by default"
             return cls(weight.int_repr(), torch.tensor(weight.q_scale()))
 
@@ -143,7 +144,12 @@ class TorchDynamic(Stock):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out the libraries' warnings of what they will drop one day."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Leave out the libraries' warnings of what they will drop one day and of kernels that they do without."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

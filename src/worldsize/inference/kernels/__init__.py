@@ -70,7 +70,7 @@ def _load() -> str | None:
     built = _cache() / f"worldsize_kernels_{tag}.so"
     try:
         if built.exists():
-            torch.ops.load_library(str(built))
+            torch.ops.load_library(str(built))  # type: ignore[no-untyped-call]
         else:
             _build(built)
     except (RuntimeError, OSError, ImportError) as error:
@@ -103,15 +103,13 @@ def _build(built: Path) -> None:
 
 def _tell_shapes() -> None:
     """Say what shape each operator returns, for torch.compile."""
+    for name, shape in {"int8_linear": _linear_shape, "int4_linear": _linear_shape, "attend": _attend_shape}.items():
+        torch.library.register_fake(f"worldsize_kernels::{name}", shape)
 
-    @torch.library.register_fake("worldsize_kernels::int8_linear")
-    def _(x: Tensor, weight: Tensor, scale_O: Tensor, bias_O: Tensor | None, num_outputs: int) -> Tensor:
-        return x.new_empty(*x.shape[:-1], num_outputs)
 
-    @torch.library.register_fake("worldsize_kernels::int4_linear")
-    def _(x: Tensor, weight: Tensor, scale: Tensor, bias_O: Tensor | None, num_outputs: int) -> Tensor:
-        return x.new_empty(*x.shape[:-1], num_outputs)
+def _linear_shape(x: Tensor, weight: Tensor, scale: Tensor, bias_O: Tensor | None, num_outputs: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], num_outputs)
 
-    @torch.library.register_fake("worldsize_kernels::attend")
-    def _(q_BHD: Tensor, keys: Tensor, values: Tensor, positions_B: Tensor, first_row: int) -> Tensor:
-        return q_BHD.new_empty(q_BHD.shape[0], q_BHD.shape[1] * q_BHD.shape[2])
+
+def _attend_shape(q_BHD: Tensor, keys: Tensor, values: Tensor, positions_B: Tensor, first_row: int) -> Tensor:
+    return q_BHD.new_empty(q_BHD.shape[0], q_BHD.shape[1] * q_BHD.shape[2])
