@@ -26,6 +26,7 @@ COMMANDS = {
     "audit": "Say which speedups stand, in anybody's numbers.",
     "generate": "Let a model write on from a prompt.",
     "evaluate": "Say how well a model predicts a text.",
+    "quantize": "Make a model smaller, and say what that cost.",
     "export": "Write a model out for other programs.",
     "profile": "Show which operators and functions take the time.",
     "lab": "Emulate hosts and their network on this Linux machine.",

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
-from worldsize.inference.matrix import method
+from worldsize.inference.compiled import compiled
+from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
+from worldsize.inference.packing import pack
 
 LENGTH_STEP = 64
 """Attention looks at the cache up to a multiple of this, so that few different shapes occur."""
@@ -29,14 +32,23 @@ class Engine:
         self,
         opened: OpenedModel,
         *,
-        method_name: str = "fp32",
+        method_name: str | None = None,
         num_slots: int = 1,
         length: int | None = None,
         chunk: int = PREFILL_CHUNK,
+        compile_decoding: bool = False,
     ) -> None:
-        """`length` unset is the model's whole context. Raises UserError for an unknown method."""
+        """`compile_decoding`: decode by graphs of torch's compiler; the first step of each shape takes up to a minute.
+
+        `length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
+        fp32. Raises UserError for an unknown method, another than the model was quantized with,
+        or a classifier."""
+        if opened.model.kind == "encoder":
+            raise UserError(f"{opened.path} is a classifier: it gives a class to a text, and predicts no tokens.")
         self.model = opened.model
-        self.network = Network(opened.model, opened.weights, method(method_name)).eval()
+        self.method_name = opened.method_or(method_name)
+        packed = opened.packed or pack(opened.weights, opened.model, method(self.method_name))
+        self.network = Network(opened.model, packed).eval()
         into_arena(self.network)
         self.length = min(length or opened.model.context_length, opened.model.context_length)
         self.num_slots = num_slots
@@ -45,6 +57,8 @@ class Engine:
         """No token beyond the tokenizer's is ever chosen: the rows after it only round the embedding up."""
         self.cache = Cache.empty(opened.model, num_slots, self.length)
         self._rows_S = torch.arange(num_slots)
+        self._compiled = compile_decoding
+        self._step = compiled(self._next_logits) if compile_decoding else self._next_logits
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
@@ -65,7 +79,9 @@ class Engine:
         A row with nothing to do takes any token at the position that it will be given next: what is written there
         is written over.
         """
-        length = self._seen(int(positions_B.max()) + 1)
+        return self._step(tokens_B, positions_B, self._seen(int(positions_B.max()) + 1))
+
+    def _next_logits(self, tokens_B: Tensor, positions_B: Tensor, length: int) -> Tensor:
         span = Span(self._rows_S[: len(tokens_B)], 0, positions_B.unsqueeze(1), length)
         x_B1C = self.network(tokens_B.unsqueeze(1), self.cache, span)
         return self.network.logits(x_B1C[:, 0])[:, : self.vocab_size]
@@ -84,4 +100,13 @@ class Engine:
         return self.network.logits(self.network(tokens_BT, self.cache, span))
 
     def _seen(self, length: int) -> int:
-        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.length)
+        """Return how much of the cache attention is given: a multiple of LENGTH_STEP, or of one that has doubled.
+
+        With the kernels' attention a compiled step needs no bucket, since that reads what there is by itself.
+        """
+        step = LENGTH_STEP
+        if self._compiled and self.network.own_attention:
+            return self.length
+        while self._compiled and step < length:
+            step *= 2
+        return min(-(-length // step) * step, self.length)
