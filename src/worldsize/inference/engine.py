@@ -6,7 +6,7 @@ other, so a request may join or leave a running batch between any two steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ LENGTH_STEP = 64
 PREFILL_CHUNK = 128
 """Tokens of a prompt that one forward takes in: longer is faster, shorter lets others go on sooner."""
 
+MOST_GRAPHS = 128
+"""Compiled graphs in one process, of all engines together."""
+
+Decode = Callable[[Tensor, Tensor], Tensor]
+
 
 class Engine:
     """Runs one model with `num_slots` rows of `length` positions each."""
@@ -33,8 +38,13 @@ class Engine:
         num_slots: int = 1,
         length: int | None = None,
         chunk: int = PREFILL_CHUNK,
+        compiled: bool = False,
     ) -> None:
-        """`length` unset is the model's whole context. Raises UserError for an unknown method."""
+        """`length` unset is the model's whole context. Raises UserError for an unknown method.
+
+        `compiled`: decoding runs as graphs of torch.compile, one for each number of rows and length of cache that
+        occurs, both rounded up to powers of two. Each takes seconds to make, the first time that it is needed.
+        """
         self.model = opened.model
         self.network = Network(opened.model, opened.weights, method(method_name)).eval()
         into_arena(self.network)
@@ -45,6 +55,13 @@ class Engine:
         """No token beyond the tokenizer's is ever chosen: the rows after it only round the embedding up."""
         self.cache = Cache.empty(opened.model, num_slots, self.length)
         self._rows_S = torch.arange(num_slots)
+        self._graphs: dict[tuple[int, int], Decode] | None = {} if compiled else None
+
+    def num_rows(self, num_used: int) -> int:
+        """Return how many rows a step computes when the first `num_used` are to be: more share a compiled graph."""
+        if self._graphs is None:
+            return num_used
+        return min(1 << (num_used - 1).bit_length(), self.num_slots)
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
@@ -66,6 +83,15 @@ class Engine:
         is written over.
         """
         length = self._seen(int(positions_B.max()) + 1)
+        if self._graphs is None:
+            return self._decode(tokens_B, positions_B, length)
+        length = min(max(LENGTH_STEP, 1 << (length - 1).bit_length()), self.length)
+        shape = len(tokens_B), length
+        if shape not in self._graphs:
+            self._graphs[shape] = compiled_decode(self, length)
+        return self._graphs[shape](tokens_B, positions_B)
+
+    def _decode(self, tokens_B: Tensor, positions_B: Tensor, length: int) -> Tensor:
         span = Span(self._rows_S[: len(tokens_B)], 0, positions_B.unsqueeze(1), length)
         x_B1C = self.network(tokens_B.unsqueeze(1), self.cache, span)
         return self.network.logits(x_B1C[:, 0])[:, : self.vocab_size]
@@ -85,3 +111,18 @@ class Engine:
 
     def _seen(self, length: int) -> int:
         return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.length)
+
+
+def compiled_decode(engine: Engine, length: int) -> Decode:
+    """Return decoding of one shape as a graph. Torch gives up on a function after a few shapes, without a word, and
+    runs it uncompiled; here that is an error, and the number of shapes that may occur is no cause for it."""
+    import torch._dynamo
+
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._dynamo.config.recompile_limit = MOST_GRAPHS
+    torch._dynamo.config.accumulated_recompile_limit = 4 * MOST_GRAPHS
+
+    def decode(tokens_B: Tensor, positions_B: Tensor) -> Tensor:
+        return engine._decode(tokens_B, positions_B, length)
+
+    return torch.compile(decode, dynamic=False, fullgraph=True)
