@@ -55,6 +55,7 @@ class Engine:
         """No token beyond the tokenizer's is ever chosen: the rows after it only round the embedding up."""
         self.cache = Cache.empty(opened.model, num_slots, self.length)
         self._rows_S = torch.arange(num_slots)
+        self.compiled = compiled
         self._graphs: dict[tuple[int, int], Decode] | None = {} if compiled else None
 
     def num_rows(self, num_used: int) -> int:
