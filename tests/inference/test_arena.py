@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
