@@ -37,12 +37,14 @@ PIP = {
     "ctranslate2": "pip install ctranslate2",
     "llama_cpp": "pip install llama-cpp-python gguf    (builds llama.cpp: half an hour on one core)",
 }
-OURS, COMPILED = "worldsize ", " compiled"
+OURS, COMPILED, ALONE = "worldsize ", " compiled", " alone"
+"""Ours by method; decoding by torch.compile's graphs; and PyTorch alone, without kernels that need a compiler."""
 MEMORY = "memory alone"
 
 
-def open_contender(name: str, folder: Path) -> tuple[Callable[[str, int, int], float], int]:
-    """Return what does a task, and what one step of decoding reads of the weights, bytes."""
+def open_contender(name: str, folder: Path) -> tuple[Callable[[str, int, int], float], dict[str, Any]]:
+    """Return what does a task, and what is known of it: bytes of weights that a step reads, and whether a kernel of
+    ours multiplies."""
     if name == MEMORY:
         return _memory()
     from benchmarks import inference_peers
@@ -52,17 +54,17 @@ def open_contender(name: str, folder: Path) -> tuple[Callable[[str, int, int], f
         kind, precision, _ = PEERS[name]
         peer = getattr(inference_peers, kind)(folder, precision)
     else:
-        method = name.removeprefix(OURS).removesuffix(COMPILED)
+        method = name.removeprefix(OURS).removesuffix(COMPILED).removesuffix(ALONE)
         peer = inference_peers.Ours(folder, method, name.endswith(COMPILED))
 
     def run(task: str, num_rows: int, num_tokens: int) -> float:
         seconds = peer.prefill(num_tokens) if task == "prefill" else peer.decode(num_rows, num_tokens)
         return float(seconds)
 
-    return run, int(peer.read_bytes)
+    return run, {"read_bytes": int(peer.read_bytes), "kernel": getattr(peer, "has_kernel", False)}
 
 
-def _memory() -> tuple[Callable[[str, int, int], float], int]:
+def _memory() -> tuple[Callable[[str, int, int], float], dict[str, Any]]:
     """Reading, and nothing else: as seconds for one read of `read_bytes`."""
     from worldsize.measure.bandwidth import ReadBandwidth
 
@@ -72,22 +74,24 @@ def _memory() -> tuple[Callable[[str, int, int], float], int]:
         bandwidth.best_bytes_per_s = 0.0
         return bandwidth.num_bytes / bandwidth.measure()
 
-    return run, bandwidth.num_bytes
+    return run, {"read_bytes": bandwidth.num_bytes, "kernel": False}
 
 
 def main() -> None:
     given = json.loads(sys.argv[1])
     os.environ["OMP_NUM_THREADS"] = "1"
+    if ALONE in given["name"]:
+        os.environ["WORLDSIZE_KERNELS"] = "0"
     os.sched_setaffinity(0, {given["core"]})
     if given["name"] not in PEERS or PEERS[given["name"]][2] == "transformers":
         import torch
 
         torch.set_num_threads(1)
-    run, read_bytes = open_contender(given["name"], Path(given["folder"]))
+    run, known = open_contender(given["name"], Path(given["folder"]))
     for task in given["tasks"]:  # compilation and caches
         for _ in range(2):
             run(*task)
-    _say({"ready": True, "read_bytes": read_bytes})
+    _say({"ready": True} | known)
     for line in sys.stdin:
         _say({"seconds": run(*json.loads(line))})
 

@@ -40,6 +40,7 @@ class Ours:
         )
         self.vocab_size = self.engine.vocab_size
         self.read_bytes = read_bytes_per_step(self.engine.network)
+        self.has_kernel = any(type(module).__name__.endswith("Kernel") for module in self.engine.network.modules())
 
     def decode(self, num_rows: int, num_tokens: int) -> float:
         from worldsize.bench.speed import run_batch

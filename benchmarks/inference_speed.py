@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inference_contender import COMPILED, MEMORY, NEEDED, OURS, PEERS, PIP
+from benchmarks.inference_contender import MEMORY, NEEDED, OURS, PEERS, PIP
 from benchmarks.inference_files import SHAPES, write_folder
 from worldsize.measure.statistics import measured
 
@@ -30,7 +30,7 @@ TASKS: dict[str, tuple[str, int, int]] = {
 }
 """Title → task, rows, and tokens: steps of decoding, or the prompt's length."""
 DECODE_1, DECODE_16, PREFILL = TASKS
-METHODS = "fp32,bf16,int8,int8 compiled,bf16 compiled"
+METHODS = "fp32,bf16 alone compiled,int8 alone,int8 alone compiled,int8,int8 compiled,int4 compiled"
 TRANSFORMERS, LLAMA, ONNX = "transformers fp32", "llama.cpp Q8_0", "ONNX Runtime int8"
 
 
@@ -108,7 +108,7 @@ def absent() -> dict[str, str]:
 def compare(shape: str, names: Sequence[str], num_rounds: int, core: int, out: Path) -> dict[str, Any]:
     """Return one shape's figures: of every contender and task the seconds of each round, and what could not start."""
     failed: dict[str, str] = {}
-    read_bytes: dict[str, int] = {}
+    known: dict[str, dict[str, Any]] = {}
     contenders: list[Contender] = []
     with tempfile.TemporaryDirectory() as folder:
         write_folder(shape, Path(folder))
@@ -122,13 +122,13 @@ def compare(shape: str, names: Sequence[str], num_rounds: int, core: int, out: P
                     contender.end()
                     continue
                 contenders.append(contender)
-                read_bytes[name] = ready["read_bytes"]
+                known[name] = ready
                 print(f"  {shape}: {name} is ready", file=sys.stderr, flush=True)
             seconds = rounds_of(contenders, num_rounds)
         finally:
             for contender in contenders:
                 contender.end()
-    return figures(shape, seconds, read_bytes, failed)
+    return figures(shape, seconds, known, failed)
 
 
 def rounds_of(contenders: Sequence[Contender], num_rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -143,9 +143,10 @@ def rounds_of(contenders: Sequence[Contender], num_rounds: int) -> dict[str, dic
 
 
 def figures(
-    shape: str, seconds: dict[str, dict[str, list[float]]], read_bytes: dict[str, int], failed: dict[str, str]
+    shape: str, seconds: dict[str, dict[str, list[float]]], known: dict[str, dict[str, Any]], failed: dict[str, str]
 ) -> dict[str, Any]:
     """Return speeds, their ratios to the reference peers, and bytes a second as a share of memory's in the round."""
+    read_bytes = {name: facts["read_bytes"] for name, facts in known.items()}
     memory = {title: [read_bytes[MEMORY] / s for s in seconds[title][MEMORY]] for title in TASKS}
     rows = []
     for title, (task, num_rows, num_tokens) in TASKS.items():
@@ -155,6 +156,7 @@ def figures(
             row: dict[str, Any] = {
                 "task": title,
                 "contender": name,
+                "kernel": known[name]["kernel"],
                 "tokens_per_s": measured([num_rows * num_tokens / s for s in own]).model_dump(),
                 "times_peer": {
                     peer: measured([t / s for t, s in zip(seconds[title][peer], own, strict=True)]).model_dump()
@@ -179,11 +181,6 @@ def figures(
     }
 
 
-def uses_kernel(contender: str) -> bool:
-    """Return whether one of ours multiplies by the kernel that torch's extension tools build."""
-    return contender.startswith(OURS) and "kernel" in contender
-
-
 def judge(goal: Goal, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """Return whether the best of ours reaches a goal, or None where one of the two sides is absent."""
     ours = [
@@ -191,7 +188,7 @@ def judge(goal: Goal, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         for row in rows
         if row["task"] == goal.task
         and row["contender"].startswith(OURS)
-        and uses_kernel(row["contender"]) == goal.with_kernel
+        and row["kernel"] == goal.with_kernel
         and goal.peer in row["times_peer"]
     ]
     if not ours:
@@ -245,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     parser.add_argument("--rounds", type=int, default=7, help="turns a contender and task")
     parser.add_argument("--shapes", default=",".join(SHAPES), help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--methods", default=METHODS, help=f"ours, each eager unless '{COMPILED.strip()}' follows")
+    parser.add_argument("--methods", default=METHODS, help="ours; 'alone': without our kernels; 'compiled': by graphs")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {', '.join(PEERS)}")
     parser.add_argument("--json", action="store_true", help="print the JSON twin instead of tables")
     given = parser.parse_args(arguments)

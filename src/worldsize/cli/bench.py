@@ -78,6 +78,7 @@ def bench(
 
     Methods take turns in every round, and the memory's and the products' own speeds are measured among them.
     """
+    from worldsize.bench.quality import quality_rows
     from worldsize.bench.records import Objective
     from worldsize.bench.run import Plan
     from worldsize.bench.run import bench as measure
@@ -101,7 +102,9 @@ def bench(
         raise UserError("--method is empty. Give one or more, e.g. --method fp32,int8.")
     use_threads(threads)
     opened = _opened(model, shape, which)
-    result = measure(opened, plan, quality=_quality(model), random_weights=shape is not None, say=_say)
+    beside = [folder for folder in (model, model.parent if model else None, out) if folder is not None]
+    quality = quality_rows(beside) if shape is None else []
+    result = measure(opened, plan, quality=quality, random_weights=shape is not None, say=_say)
     if out is not None:
         _write(result, out)
     if json_:
@@ -109,9 +112,11 @@ def bench(
         return
     from rich.console import Console
 
-    from worldsize.report.bench_table import tables
+    from worldsize.report.bench_table import WIDTH, tables
 
     console = Console()
+    if console.width < WIDTH and not console.is_terminal:
+        console = Console(width=WIDTH)
     for table in tables(result):
         console.print(table)
 
@@ -153,6 +158,3 @@ def _write(result: BenchResult, out: Path) -> None:
     write(out / "bench.html", page(bench_document(result)))
     print(f"wrote {out / 'bench.json'} and {out / 'bench.html'}", file=sys.stderr)
 
-
-def _quality(model: Path | None) -> list[QualityRow]:
-    return []

@@ -11,6 +11,8 @@ from worldsize.bench.records import BenchResult, Latencies, LoadRow, SpeedRow
 from worldsize.report.numbers import show
 from worldsize.scaling.wording import percent
 
+WIDTH = 100
+"""Columns that the tables need at most."""
 NONE = "–"
 
 
@@ -67,7 +69,7 @@ def remarks(result: BenchResult) -> list[str]:
 def _drawn(title: str, *headings: str) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title=title, title_justify="left")
     for index, heading in enumerate(headings):
-        drawn.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        drawn.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
     return drawn
 
 
