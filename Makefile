@@ -38,7 +38,7 @@ $(CORE): $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(CORE)
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,hf,eval,bench,pdf,modal,deepspeed]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev,hf,eval,quant,bench,pdf,modal,deepspeed]"
 	touch $@
 
 clean:

@@ -18,7 +18,8 @@ from worldsize.config.schema import ModelConfig
 from worldsize.data.tokenizer import ByteTokenizer
 from worldsize.errors import UserError
 from worldsize.inference.engine import Engine
-from worldsize.inference.matrix import Bf16, Fp32, Int8
+from worldsize.inference.int8 import Int8
+from worldsize.inference.matrix import Bf16, Fp32
 from worldsize.inference.open_model import open_model
 
 SHAPES = {"gpt2": gpt(), "llama": llama(), "one group": llama(num_kv_heads=1), "untied": gpt(tied_head=False)}

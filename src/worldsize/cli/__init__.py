@@ -27,6 +27,7 @@ COMMANDS = {
     "generate": "Let a model write on from a prompt.",
     "bench": "Say how fast a model answers, by each way to keep its weights.",
     "evaluate": "Say how well a model predicts a text.",
+    "quantize": "Make a model smaller, and say what that cost.",
     "export": "Write a model out for other programs.",
     "profile": "Show which operators and functions take the time.",
     "lab": "Emulate hosts and their network on this Linux machine.",

@@ -31,10 +31,18 @@ NprocOption = Annotated[
 ]
 ModelArgument = Annotated[
     Path,
-    typer.Argument(metavar="MODEL", help="A run's folder, a checkpoint, an exported or a Hugging Face folder."),
+    typer.Argument(
+        metavar="MODEL", help="A run's folder, a checkpoint, an exported, quantized or Hugging Face folder."
+    ),
 ]
 MethodOption = Annotated[
-    str, typer.Option("--method", metavar="NAME", help="How weights are kept and multiplied: fp32, bf16 or int8.")
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Keep weights as fp32, bf16, int8, int4, … (see quantize); unset = as saved.",
+        show_default=False,
+    ),
 ]
 WhichOption = Annotated[
     str, typer.Option("--which", metavar="NAME", help="Of a run: its newest checkpoint, or its best.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from worldsize.bench.records import BenchResult
     from worldsize.inference.open_model import OpenedModel
 
+METHODS = "fp32,bf16,int8"
 LENGTH = "A number, or a range that requests draw from: 16-96."
 LIMIT = "Milliseconds that a good request keeps."
 
@@ -33,8 +34,14 @@ def bench(
         typer.Option("--shape", metavar="NAME", help="Instead of MODEL: gpt2, small or tiny, with random weights."),
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", metavar="A,B", help="How weights are kept; several take turns.")
-    ] = "fp32,bf16,int8",
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="A,B",
+            help="How weights are kept; several take turns. Unset: fp32, bf16 and int8, or what MODEL was quantized with.",
+            show_default=False,
+        ),
+    ] = None,
     prompt_tokens: Annotated[str, typer.Option("--prompt-tokens", metavar="N", help=LENGTH)] = "128",
     new_tokens: Annotated[str, typer.Option("--new-tokens", metavar="N", help=LENGTH)] = "128",
     batch: Annotated[str, typer.Option("--batch", metavar="N,M", help="Rows of fixed batches; '' for none.")] = "1,4,16",
@@ -84,8 +91,10 @@ def bench(
     from worldsize.bench.run import bench as measure
     from worldsize.bench.workload import Lengths
 
+    use_threads(threads)
+    opened = _opened(model, shape, which)
     plan = Plan(
-        methods=_list(method, str, "--method", "names such as fp32,int8"),
+        methods=_list(_methods(opened, method), str, "--method", "names such as fp32,int8"),
         prompt=Lengths.parse(prompt_tokens, "--prompt-tokens"),
         new=Lengths.parse(new_tokens, "--new-tokens"),
         batches=_list(batch, int, "--batch", "whole numbers such as 1,4,16"),
@@ -100,8 +109,6 @@ def bench(
     )
     if not plan.methods:
         raise UserError("--method is empty. Give one or more, e.g. --method fp32,int8.")
-    use_threads(threads)
-    opened = _opened(model, shape, which)
     beside = [folder for folder in (model, model.parent if model else None, out) if folder is not None]
     quality = quality_rows(beside) if shape is None else []
     result = measure(opened, plan, quality=quality, random_weights=shape is not None, say=_say)
@@ -139,6 +146,11 @@ def _opened(model: Path | None, shape: str | None, which: str) -> OpenedModel:
     if (model is None) == (shape is None):
         raise UserError("give either MODEL or --shape: worldsize bench out/run, or worldsize bench --shape gpt2.")
     return open_model(model, which) if model is not None else random_model(shape or "")
+
+
+def _methods(opened: OpenedModel, given: str | None) -> str:
+    """Return what to measure: a quantized folder holds its weights in one way only."""
+    return (opened.quantized or METHODS) if given is None else given
 
 
 def _say(message: str) -> None:

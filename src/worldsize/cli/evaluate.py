@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worldsize.cli.arguments import JsonOption, MethodOption, ModelArgument, ThreadsOption, WhichOption, use_threads
-from worldsize.errors import UserError
 
 if TYPE_CHECKING:
-    from worldsize.inference.evaluate import Quality, Text
-    from worldsize.inference.open_model import OpenedModel
+    from worldsize.inference.evaluate import Quality
 
 
 def evaluate(
@@ -36,7 +34,7 @@ def evaluate(
         int | None, typer.Option("--max-bytes", metavar="N", help="Read only so much of --data.", show_default=False)
     ] = None,
     which: WhichOption = "newest",
-    method: MethodOption = "fp32",
+    method: MethodOption = None,
     threads: ThreadsOption = 1,
     json_: JsonOption = False,
 ) -> None:
@@ -52,31 +50,19 @@ def evaluate(
     from worldsize.inference.engine import Engine
     from worldsize.inference.evaluate import WINDOWS_AT_ONCE, quality_of
     from worldsize.inference.evaluate import evaluate as losses_of
+    from worldsize.inference.held_out import text_for
     from worldsize.inference.open_model import open_model
 
     use_threads(threads)
     opened = open_model(model, which)
-    text = _text(opened, data, max_bytes)
+    text = text_for(opened, data, max_bytes)
     engine = Engine(opened, method_name=method, num_slots=WINDOWS_AT_ONCE)
     stride = max(1, engine.length // 2) if stride is None else stride
     losses = losses_of(engine, text, stride=stride, on_progress=_progress if sys.stderr.isatty() else None)
     quality = quality_of(
-        losses, text, model=str(opened.path), method=method, context_length=engine.length, stride=stride
+        losses, text, model=str(opened.path), method=engine.method_name, context_length=engine.length, stride=stride
     )
     print(quality.model_dump_json(indent=1) if json_ else _lines(quality))
-
-
-def _text(opened: OpenedModel, data: str | None, max_bytes: int | None) -> Text:
-    from worldsize.inference.evaluate import held_out_text, text_of
-
-    tokenizer = opened.needs_tokenizer()
-    if data is not None:
-        return text_of(data, tokenizer, max_bytes)
-    if opened.kind != "checkpoint" or opened.config is None:
-        raise UserError(f"{opened.path} says nothing of held-out text. Add --data FILE.")
-    if opened.config.data.validation_fraction == 0:
-        raise UserError("the run kept no text from training (data.validation_fraction=0). Add --data FILE.")
-    return held_out_text(opened.config.data, tokenizer)
 
 
 def _progress(share: float) -> None:

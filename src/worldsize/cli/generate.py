@@ -29,7 +29,7 @@ def generate(
     seed: Annotated[int, typer.Option("--seed", help="Same seed and prompts, same text.")] = 0,
     slots: Annotated[int, typer.Option("--slots", metavar="N", help="Prompts that run at the same time.")] = 8,
     which: WhichOption = "newest",
-    method: MethodOption = "fp32",
+    method: MethodOption = None,
     ignore_end: Annotated[bool, typer.Option("--ignore-end", help="Write on after an end of text.")] = False,
     threads: ThreadsOption = 1,
     json_: JsonOption = False,
@@ -66,7 +66,7 @@ def generate(
         stops=not ignore_end,
         on_text=None if json_ else _streamed(prompt),
     )
-    found = generation_of(outputs, generate_s, model=str(opened.path), method=method)
+    found = generation_of(outputs, generate_s, model=str(opened.path), method=engine.method_name)
     if json_:
         print(found.model_dump_json(indent=1))
         return

@@ -42,7 +42,7 @@ def profile(
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N", help="MODEL: tokens taken in.")] = 32,
     new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", help="MODEL: tokens written.")] = 32,
     batch: Annotated[int, typer.Option("--batch", metavar="N", help="MODEL: prompts at the same time.")] = 1,
-    method: MethodOption = "fp32",
+    method: MethodOption = None,
     threads: ThreadsOption = 1,
     json_: JsonOption = False,
 ) -> None:
@@ -66,7 +66,7 @@ def profile(
             raise UserError(f"{arguments[0]} is a model's folder: overrides and --preset belong to a config.")
         use_threads(threads)
         run_step, device = _writing(arguments[0], method, prompt_tokens, new_tokens, batch)
-        what = f"{arguments[0]}, {method}: {batch} × ({prompt_tokens} tokens in, {new_tokens} out)"
+        what = f"{arguments[0]}, {method or 'as saved'}: {batch} × ({prompt_tokens} tokens in, {new_tokens} out)"
     else:
         run_step, device = _training(arguments, preset)
         what = "a training step on one device"
@@ -88,7 +88,7 @@ def _training(arguments: list[str] | None, preset: str | None) -> tuple[Callable
 
 
 def _writing(
-    given: str, method: str, prompt_tokens: int, new_tokens: int, batch: int
+    given: str, method: str | None, prompt_tokens: int, new_tokens: int, batch: int
 ) -> tuple[Callable[[], object], torch.device]:
     import torch
 

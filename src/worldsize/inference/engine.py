@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
-from worldsize.inference.matrix import method
+from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
+from worldsize.inference.packing import pack
 
 LENGTH_STEP = 64
 """Attention looks at the cache up to a multiple of this, so that few different shapes occur."""
@@ -34,19 +36,24 @@ class Engine:
         self,
         opened: OpenedModel,
         *,
-        method_name: str = "fp32",
+        method_name: str | None = None,
         num_slots: int = 1,
         length: int | None = None,
         chunk: int = PREFILL_CHUNK,
         compiled: bool = False,
     ) -> None:
-        """`length` unset is the model's whole context. Raises UserError for an unknown method.
+        """`length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
+        fp32. Raises UserError for an unknown method, another than the model was quantized with, or a classifier.
 
-        `compiled`: decoding runs as graphs of torch.compile, one for each number of rows and length of cache that
+        `compiled`: decoding runs as graphs of torch's compiler, one for each number of rows and length of cache that
         occurs, both rounded up to powers of two. Each takes seconds to make, the first time that it is needed.
         """
+        if opened.model.kind != "decoder":
+            raise UserError(f"{opened.path} is a classifier: it gives a class to a text, and predicts no tokens.")
         self.model = opened.model
-        self.network = Network(opened.model, opened.weights, method(method_name)).eval()
+        self.method_name = opened.method_or(method_name)
+        packed = opened.packed or pack(opened.weights, opened.model, method(self.method_name))
+        self.network = Network(opened.model, packed).eval()
         into_arena(self.network)
         self.length = min(length or opened.model.context_length, opened.model.context_length)
         self.num_slots = num_slots

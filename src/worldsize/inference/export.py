@@ -19,10 +19,12 @@ from worldsize.models.hf_weights import weights_to_hf
 def export(opened: OpenedModel, out: Path, format_: str) -> list[Path]:
     """Write a model into the new folder `out`, whole or not at all; return its files.
 
-    Raises UserError for an unknown format, a folder that is there already, or a model that the format cannot hold.
+    Raises UserError for an unknown format, a folder that is there already, or a model that the format cannot hold or that is
+    quantized.
     """
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)
+    opened.needs_weights()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already. Nothing is overwritten: give another --out, or move it away.")
     temporary = out.with_name(f".{out.name}.tmp")
@@ -30,7 +32,7 @@ def export(opened: OpenedModel, out: Path, format_: str) -> list[Path]:
     try:
         temporary.mkdir(parents=True)
         FORMATS[format_](opened, temporary)
-        _add_tokenizer(opened, temporary)
+        add_tokenizer(opened, temporary)
         os.replace(temporary, out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}. Give another --out.") from error
@@ -49,21 +51,22 @@ def _hugging_face(opened: OpenedModel, folder: Path) -> None:
 
 def _safetensors(opened: OpenedModel, folder: Path) -> None:
     """worldsize.json (the config), weights by our names."""
-    _write_json({"config": _config_tree(opened)}, folder / OUR_CONFIG)
+    _write_json({"config": config_tree(opened)}, folder / OUR_CONFIG)
     write_tensors({name: tensor.contiguous() for name, tensor in opened.weights.items()}, folder)
 
 
 FORMATS: dict[str, Callable[[OpenedModel, Path], None]] = {"huggingface": _hugging_face, "safetensors": _safetensors}
 
 
-def _config_tree(opened: OpenedModel) -> dict[str, object]:
+def config_tree(opened: OpenedModel) -> dict[str, object]:
     """Return the whole config of the run that made the model, or of its shape alone."""
     if opened.config is not None:
         return opened.config.model_dump()
     return {"model": opened.model.model_dump()}
 
 
-def _add_tokenizer(opened: OpenedModel, folder: Path) -> None:
+def add_tokenizer(opened: OpenedModel, folder: Path) -> None:
+    """Write a model's tokenizer into a folder, where it has one."""
     if opened.tokenizer_folder is not None and copy_tokenizer(opened.tokenizer_folder, folder):
         return
     if opened.tokenizer is not None:

@@ -7,7 +7,6 @@ position of its own (decoding, alone or in a running batch).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from worldsize.config.schema import ModelConfig
 from worldsize.inference.matrix import Matrix
+from worldsize.inference.packing import Packed, ready
 from worldsize.models.cost import Dims, block_prefixes, dims_of
 from worldsize.models.decoder import Rotation, rotate, rotation_angles
 
@@ -59,13 +59,14 @@ class Span:
 class Network(nn.Module):
     """Tokens and their positions in, logits out. Not trainable."""
 
-    def __init__(self, model: ModelConfig, weights: Mapping[str, Tensor], matrix: type[Matrix]) -> None:
+    def __init__(self, model: ModelConfig, packed: Packed) -> None:
         super().__init__()
         dims = dims_of(model)
-        self.token_embedding: Matrix = matrix.pack(weights["token_embedding.weight"])
-        self.head: Matrix = self.token_embedding if model.tied_head else matrix.pack(weights["head.weight"])
+        weights = ready(packed)
+        self.token_embedding = matrix_of(weights, "token_embedding")
+        self.head = matrix_of(weights, "head") if "head.weight" in weights else self.token_embedding
         self.position_embedding = _optional(weights, "position_embedding.weight")
-        self.blocks = nn.ModuleList(Block(model, dims, weights, prefix, matrix) for prefix in block_prefixes(model))
+        self.blocks = nn.ModuleList(Block(model, dims, weights, prefix) for prefix in block_prefixes(model))
         self.final_norm = Norm(model, weights, "final_norm")
         rotary = model.positions == "rotary"
         angles = rotation_angles(dims.context_length, dims.d_head, model.rope_theta, torch.device("cpu"))
@@ -93,19 +94,17 @@ class Network(nn.Module):
 class Block(nn.Module):
     """Attention over the cache, then feed-forward, each normed on the way in and added to the residual stream."""
 
-    def __init__(
-        self, model: ModelConfig, dims: Dims, weights: Mapping[str, Tensor], prefix: str, matrix: type[Matrix]
-    ) -> None:
+    def __init__(self, model: ModelConfig, dims: Dims, weights: Packed, prefix: str) -> None:
         super().__init__()
         self.head_counts = [dims.num_heads, dims.num_kv_heads, dims.num_kv_heads]
         self.d_head = dims.d_head
         self.gated = model.activation == "swiglu"
         self.attention_norm = Norm(model, weights, f"{prefix}.attention_norm")
-        self.qkv = PackedLinear(weights, f"{prefix}.attention.qkv", matrix)
-        self.out = PackedLinear(weights, f"{prefix}.attention.out", matrix)
+        self.qkv = PackedLinear(weights, f"{prefix}.attention.qkv")
+        self.out = PackedLinear(weights, f"{prefix}.attention.out")
         self.feed_forward_norm = Norm(model, weights, f"{prefix}.feed_forward_norm")
-        self.up = PackedLinear(weights, f"{prefix}.feed_forward.up", matrix)
-        self.down = PackedLinear(weights, f"{prefix}.feed_forward.down", matrix)
+        self.up = PackedLinear(weights, f"{prefix}.feed_forward.up")
+        self.down = PackedLinear(weights, f"{prefix}.feed_forward.down")
 
     def forward(
         self,
@@ -157,9 +156,9 @@ def attend(q_BTHD: Tensor, keys_BGND: Tensor, values_BGND: Tensor, seen_BTN: Ten
 class PackedLinear(nn.Module):
     """A packed weight with its bias, which stays in fp32."""
 
-    def __init__(self, weights: Mapping[str, Tensor], name: str, matrix: type[Matrix]) -> None:
+    def __init__(self, weights: Packed, name: str) -> None:
         super().__init__()
-        self.matrix: Matrix = matrix.pack(weights[f"{name}.weight"])
+        self.matrix = matrix_of(weights, name)
         self.bias_O = _optional(weights, f"{name}.bias")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +168,7 @@ class PackedLinear(nn.Module):
 class Norm(nn.Module):
     """Layer norm or RMSNorm in fp32."""
 
-    def __init__(self, model: ModelConfig, weights: Mapping[str, Tensor], name: str) -> None:
+    def __init__(self, model: ModelConfig, weights: Packed, name: str) -> None:
         super().__init__()
         self.eps = model.norm_eps
         self.rms = model.norm == "rmsnorm"
@@ -182,6 +181,17 @@ class Norm(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self.weight_C, self.bias_C, self.eps)
 
 
-def _optional(weights: Mapping[str, Tensor], name: str) -> nn.Buffer | None:
+def matrix_of(weights: Packed, name: str) -> Matrix:
+    """Return the matrix of a linear layer or an embedding."""
+    matrix = weights[f"{name}.weight"]
+    assert isinstance(matrix, Matrix)
+    return matrix
+
+
+def _optional(weights: Packed, name: str) -> nn.Buffer | None:
     """Return a copy of a weight that stays in fp32, or None where the model has none."""
-    return nn.Buffer(weights[name].detach().float().clone()) if name in weights else None
+    if name not in weights:
+        return None
+    tensor = weights[name]
+    assert isinstance(tensor, Tensor)
+    return nn.Buffer(tensor.clone())

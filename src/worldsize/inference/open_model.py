@@ -15,9 +15,13 @@ from worldsize.config.load import from_dict
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.data.cache import cache_folder
 from worldsize.data.corpus import open_corpus
+from worldsize.data.row_file import RowFile
+from worldsize.data.task import prepare_task
 from worldsize.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, tokenizer_in
 from worldsize.errors import UserError
 from worldsize.inference.checkpoints import checkpoint_of, full_weights
+from worldsize.inference.methods import method
+from worldsize.inference.packing import Packed, packed_from
 from worldsize.inference.tensor_files import INDEX, WHOLE, read_tensors
 from worldsize.models.cost import parameter_shapes
 from worldsize.models.decoder import Decoder
@@ -26,10 +30,12 @@ from worldsize.models.hf_weights import weights_from_hf
 from worldsize.run_folder import RUN
 
 HF_CONFIG, OUR_CONFIG = "config.json", "worldsize.json"
+QUANTIZED = "quantized"
+"""The key of worldsize.json that names a method; its weights are then packed."""
 
 ALLOWED = (
-    "a run's folder (its newest checkpoint), a checkpoint, a folder that `worldsize export` wrote, or a Hugging Face "
-    "folder with config.json and safetensors"
+    "a run's folder (its newest checkpoint), a checkpoint, a folder that `worldsize export` or `worldsize quantize` "
+    "wrote, or a Hugging Face folder with config.json and safetensors"
 )
 
 
@@ -51,13 +57,31 @@ class OpenedModel:
     """The config of the run that made it, where that is known."""
     step: int | None = None
     """Steps that a checkpoint had been trained for."""
+    quantized: str | None = None
+    """The method that `worldsize quantize` used; `packed` then holds the weights, and `weights` none."""
+    packed: Packed | None = None
 
     def decoder(self) -> nn.Module:
-        """Return the model as a module with these weights, in evaluation mode."""
+        """Return the model as a module with these weights, in evaluation mode. Raises UserError when quantized."""
+        self.needs_weights()
         with torch.device("meta"):
             decoder = Decoder(self.model)
         decoder.load_state_dict(self.weights, strict=True, assign=True)
         return decoder.eval()
+
+    def needs_weights(self) -> None:
+        """Raise UserError unless the weights are there as they were trained."""
+        if self.quantized is not None:
+            raise UserError(f"{self.path} is quantized ({self.quantized}). Give the model that it was made from.")
+
+    def method_or(self, given: str | None) -> str:
+        """Return the method to run it with. Raises UserError for another than it was quantized with."""
+        if self.quantized is not None and given not in (None, self.quantized):
+            raise UserError(
+                f"{self.path} is quantized with {self.quantized} and cannot be run as {given}. Leave --method out, or "
+                "give the model that it was made from."
+            )
+        return self.quantized or given or "fp32"
 
     def needs_tokenizer(self) -> Tokenizer:
         """Return the tokenizer. Raises UserError when the model came without one."""
@@ -107,7 +131,14 @@ def _from_hugging_face(folder: Path) -> OpenedModel:
 
 
 def _from_export(folder: Path) -> OpenedModel:
-    config = from_dict(read_json(folder / OUR_CONFIG)["config"], str(folder / OUR_CONFIG))
+    described = read_json(folder / OUR_CONFIG)
+    config = from_dict(described["config"], str(folder / OUR_CONFIG))
+    if QUANTIZED in described:
+        found = method(described[QUANTIZED])
+        packed = packed_from(read_tensors(folder), config.model, found, str(folder))
+        return OpenedModel(
+            folder, "export", config.model, {}, tokenizer_in(folder), folder, config, None, found.name, packed
+        )
     weights = strict(read_tensors(folder), config.model, str(folder))
     return OpenedModel(folder, "export", config.model, weights, tokenizer_in(folder), folder, config)
 
@@ -124,6 +155,10 @@ def _from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
 def _run_tokenizer(config: Config) -> Tokenizer:
     """Return the tokenizer that a run was trained with, from the cache of tokenized corpora or made once more."""
     data = config.data
+    if data.task != "language_modelling":
+        rows = prepare_task(data).file
+        assert isinstance(rows, RowFile)
+        return rows.tokenizer_used()
     if data.tokenizer == "bytes":
         return ByteTokenizer()
     return open_tokenizer(data.tokenizer, open_corpus(data), cache_folder(data.cache_dir))
