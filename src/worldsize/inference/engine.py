@@ -48,7 +48,7 @@ class Engine:
         `compiled`: decoding runs as graphs of torch's compiler, one for each number of rows and length of cache that
         occurs, both rounded up to powers of two. Each takes seconds to make, the first time that it is needed.
         """
-        if opened.model.kind != "decoder":
+        if opened.model.kind == "encoder":
             raise UserError(f"{opened.path} is a classifier: it gives a class to a text, and predicts no tokens.")
         self.model = opened.model
         self.method_name = opened.method_or(method_name)
