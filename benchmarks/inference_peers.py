@@ -36,7 +36,7 @@ class Ours:
 
         opened = open_model(folder)
         self.engine = Engine(
-            opened, method_name=method, num_slots=SLOTS, length=LONGEST, chunk=512, compiled=compiled
+            opened, method_name=method, num_slots=SLOTS, length=LONGEST, chunk=512, compile_decoding=compiled
         )
         self.vocab_size = self.engine.vocab_size
         self.read_bytes = read_bytes_per_step(self.engine.network)

@@ -60,7 +60,9 @@ def contender(
 ) -> Contender:
     """Pack the weights. Raises UserError for an unknown method, or one that this machine or model cannot have."""
     began_s = time.perf_counter()
-    engine = Engine(opened, method_name=method, num_slots=num_slots, length=length, chunk=chunk, compiled=compiled)
+    engine = Engine(
+        opened, method_name=method, num_slots=num_slots, length=length, chunk=chunk, compile_decoding=compiled
+    )
     return Contender(method, engine, time.perf_counter() - began_s)
 
 

@@ -6,13 +6,14 @@ other, so a request may join or leave a running batch between any two steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
+from worldsize.inference.compiled import compiled as graph_of
 from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
@@ -22,11 +23,6 @@ LENGTH_STEP = 64
 """Attention looks at the cache up to a multiple of this, so that few different shapes occur."""
 PREFILL_CHUNK = 128
 """Tokens of a prompt that one forward takes in: longer is faster, shorter lets others go on sooner."""
-
-MOST_GRAPHS = 128
-"""Compiled graphs in one process, of all engines together."""
-
-Decode = Callable[[Tensor, Tensor], Tensor]
 
 
 class Engine:
@@ -40,14 +36,13 @@ class Engine:
         num_slots: int = 1,
         length: int | None = None,
         chunk: int = PREFILL_CHUNK,
-        compiled: bool = False,
+        compile_decoding: bool = False,
     ) -> None:
-        """`length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
-        fp32. Raises UserError for an unknown method, another than the model was quantized with, or a classifier.
+        """`compile_decoding`: decode by graphs of torch's compiler; the first step of each shape takes up to a minute.
 
-        `compiled`: decoding runs as graphs of torch's compiler, one for each number of rows and length of cache that
-        occurs, both rounded up to powers of two. Each takes seconds to make, the first time that it is needed.
-        """
+        `length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
+        fp32. Raises UserError for an unknown method, another than the model was quantized with,
+        or a classifier."""
         if opened.model.kind == "encoder":
             raise UserError(f"{opened.path} is a classifier: it gives a class to a text, and predicts no tokens.")
         self.model = opened.model
@@ -62,14 +57,17 @@ class Engine:
         """No token beyond the tokenizer's is ever chosen: the rows after it only round the embedding up."""
         self.cache = Cache.empty(opened.model, num_slots, self.length)
         self._rows_S = torch.arange(num_slots)
-        self.compiled = compiled
-        self._graphs: dict[tuple[int, int], Decode] | None = {} if compiled else None
+        self._compiled = compile_decoding
+        self._step = graph_of(self._next_logits) if compile_decoding else self._next_logits
+
+    @property
+    def compiled(self) -> bool:
+        """Whether decoding runs as graphs of torch's compiler."""
+        return self._compiled
 
     def num_rows(self, num_used: int) -> int:
         """Return how many rows a step computes when the first `num_used` are to be: more share a compiled graph."""
-        if self._graphs is None:
-            return num_used
-        return min(1 << (num_used - 1).bit_length(), self.num_slots)
+        return min(1 << (num_used - 1).bit_length(), self.num_slots) if self._compiled else num_used
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
@@ -90,16 +88,9 @@ class Engine:
         A row with nothing to do takes any token at the position that it will be given next: what is written there
         is written over.
         """
-        length = self._seen(int(positions_B.max()) + 1)
-        if self._graphs is None:
-            return self._decode(tokens_B, positions_B, length)
-        length = min(max(LENGTH_STEP, 1 << (length - 1).bit_length()), self.length)
-        shape = len(tokens_B), length
-        if shape not in self._graphs:
-            self._graphs[shape] = compiled_decode(self, length)
-        return self._graphs[shape](tokens_B, positions_B)
+        return self._step(tokens_B, positions_B, self._seen(int(positions_B.max()) + 1))
 
-    def _decode(self, tokens_B: Tensor, positions_B: Tensor, length: int) -> Tensor:
+    def _next_logits(self, tokens_B: Tensor, positions_B: Tensor, length: int) -> Tensor:
         span = Span(self._rows_S[: len(tokens_B)], 0, positions_B.unsqueeze(1), length)
         x_B1C = self.network(tokens_B.unsqueeze(1), self.cache, span)
         return self.network.logits(x_B1C[:, 0])[:, : self.vocab_size]
@@ -118,20 +109,13 @@ class Engine:
         return self.network.logits(self.network(tokens_BT, self.cache, span))
 
     def _seen(self, length: int) -> int:
-        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.length)
+        """Return how much of the cache attention is given: a multiple of LENGTH_STEP, or of one that has doubled.
 
-
-def compiled_decode(engine: Engine, length: int) -> Decode:
-    """Return decoding of one shape as a graph. Torch gives up on a function after a few shapes, without a word, and
-    runs it uncompiled; here that is an error, and the number of shapes that may occur is no cause for it."""
-    import torch._dynamo
-
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
-    torch._dynamo.config.recompile_limit = MOST_GRAPHS
-    torch._dynamo.config.accumulated_recompile_limit = 4 * MOST_GRAPHS
-
-    def decode(tokens_B: Tensor, positions_B: Tensor) -> Tensor:
-        return engine._decode(tokens_B, positions_B, length)
-
-    unchecked = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # one shape, and weights that never move
-    return torch.compile(decode, dynamic=False, fullgraph=True, options=unchecked)
+        With the kernels' attention a compiled step needs no bucket, since that reads what there is by itself.
+        """
+        step = LENGTH_STEP
+        if self._compiled and self.network.own_attention:
+            return self.length
+        while self._compiled and step < length:
+            step *= 2
+        return min(-(-length // step) * step, self.length)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsize.config.schema import ModelConfig
+from worldsize.inference import kernels
 from worldsize.inference.matrix import Matrix
 from worldsize.inference.packing import Packed, ready
 from worldsize.models.cost import Dims, block_prefixes, dims_of
@@ -63,6 +64,8 @@ class Network(nn.Module):
         super().__init__()
         dims = dims_of(model)
         weights = ready(packed)
+        self.own_attention = kernels.why_not() is None
+        """Whether decoding's attention is the compiled kernel's."""
         self.token_embedding = matrix_of(weights, "token_embedding")
         self.head = matrix_of(weights, "head") if "head.weight" in weights else self.token_embedding
         self.position_embedding = _optional(weights, "position_embedding.weight")
@@ -80,7 +83,9 @@ class Network(nn.Module):
             x_BTC = x_BTC + self.position_embedding[span.positions_BT]
         elif self.cos_TD is not None and self.sin_TD is not None:
             rotation = self.cos_TD[span.positions_BT], self.sin_TD[span.positions_BT]
-        seen_BTN = torch.arange(span.length, device=x_BTC.device) <= span.positions_BT.unsqueeze(-1)
+        seen_BTN = None
+        if not (self.own_attention and tokens_BT.shape[1] == 1):
+            seen_BTN = torch.arange(span.length, device=x_BTC.device) <= span.positions_BT.unsqueeze(-1)
         for block, keys_SGTD, values_SGTD in zip(self.blocks, cache.keys_SGTD, cache.values_SGTD, strict=True):
             x_BTC = block(x_BTC, keys_SGTD, values_SGTD, span, seen_BTN, rotation)
         normed_BTC: Tensor = self.final_norm(x_BTC)
@@ -112,7 +117,7 @@ class Block(nn.Module):
         keys_SGTD: Tensor,
         values_SGTD: Tensor,
         span: Span,
-        seen_BTN: Tensor,
+        seen_BTN: Tensor | None,
         rotation: Rotation | None,
     ) -> Tensor:
         qkv_BTHD = self.qkv(self.attention_norm(x_BTC)).unflatten(-1, (-1, self.d_head))
@@ -121,8 +126,15 @@ class Block(nn.Module):
             q_BTHD, k_BTGD = rotate(q_BTHD, rotation), rotate(k_BTGD, rotation)
         at = (span.rows_B.unsqueeze(1), slice(None), span.positions_BT)
         keys_SGTD[at], values_SGTD[at] = k_BTGD, v_BTGD
-        rows = slice(span.first_row, span.first_row + x_BTC.shape[0])
-        attended_BTC = attend(q_BTHD, keys_SGTD[rows, :, : span.length], values_SGTD[rows, :, : span.length], seen_BTN)
+        if seen_BTN is None:
+            attended_BC: Tensor = torch.ops.worldsize_kernels.attend(
+                q_BTHD.squeeze(1), keys_SGTD, values_SGTD, span.positions_BT.squeeze(1), span.first_row
+            )
+            attended_BTC = attended_BC.unsqueeze(1)
+        else:
+            rows = slice(span.first_row, span.first_row + x_BTC.shape[0])
+            read = (rows, slice(None), slice(None, span.length))
+            attended_BTC = attend(q_BTHD, keys_SGTD[read], values_SGTD[read], seen_BTN)
         x_BTC = x_BTC + self.out(attended_BTC)
         fed_BTC: Tensor = self.down(self._activated(self.up(self.feed_forward_norm(x_BTC))))
         return x_BTC + fed_BTC

@@ -32,7 +32,7 @@ def matrices_of(model: ModelConfig, method: Method) -> dict[str, type[Matrix]]:
             found[name] = method.ends if method.ends.embeds else Fp32
         elif len(shape) == 2 and name != POSITIONS:
             found[name] = method.ends if name == HEAD else method.blocks
-    if model.kind == "decoder" and model.tied_head and not method.ends.embeds:
+    if model.kind != "encoder" and model.tied_head and not method.ends.embeds:
         found[HEAD] = method.ends
     return found
 
