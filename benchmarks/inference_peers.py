@@ -185,15 +185,13 @@ class LlamaCpp:
         self.vocab_size = dims["vocab_size"]
         self.read_bytes = path.stat().st_size - dims["n_positions"] * dims["n_embd"] * (4 if precision == "f32" else 2)
         llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(
-            str(path).encode(), llama_cpp.llama_model_default_params()
-        )
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()
         options.n_ctx, options.n_batch, options.n_ubatch, options.n_seq_max = 2048, 512, 512, SLOTS
         options.kv_unified = True
         options.n_threads = options.n_threads_batch = 1
         self.context = llama_cpp.llama_init_from_model(self.model, options)
-        assert self.model and self.context, f"llama.cpp cannot open {path}"
+        assert self.context, f"llama.cpp cannot open {path}"
         self.batch = llama_cpp.llama_batch_init(512, 0, SLOTS)
 
     def _decode(self, entries: list[tuple[int, int, int, bool]]) -> None:

@@ -46,7 +46,7 @@ def one_after_the_other(model: Any, requests: Sequence[Ask]) -> float:
 
 
 def tokens_of(engine: Any, requests: Sequence[Ask]) -> list[list[int]]:
-    """Return every request's tokens, served together; in steps of one shape, so that rounding cannot tell them apart."""
+    """Return every request's tokens, served together, in steps of one shape: rounding is the same in all."""
     from worldsize.inference.serve import Batcher, Request
 
     batcher = Batcher(engine, fixed_shape=True)
@@ -88,7 +88,9 @@ def compare(folder: Path, methods: Sequence[str], rates: Sequence[float], num_ro
     rounds: dict[str, list[Serving]] = {name: [] for name in methods}
     for index in range(num_rounds):
         theirs_s.append(one_after_the_other(model, requests))
-        print(f"  round {index + 1}: transformers {num_tokens / theirs_s[-1]:.1f} tokens/s", file=sys.stderr, flush=True)
+        print(
+            f"  round {index + 1}: transformers {num_tokens / theirs_s[-1]:.1f} tokens/s", file=sys.stderr, flush=True
+        )
         for name, engine in engines.items():
             rounds[name].append(serving(*closed_loop(engine, requests, NUM_REQUESTS), OBJECTIVE))
     open_rows = []
@@ -123,8 +125,9 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"  {'transformers, one by one':28}{result['transformers_tokens_per_s']['median']:8.1f} tokens/s"]
     for row in result["rows"]:
         ratio, last = row["times_transformers"], row["rounds"][-1]
+        speed = row["tokens_per_s"]["median"]
         lines.append(
-            f"  {'worldsize ' + row['method']:28}{row['tokens_per_s']['median']:8.1f} tokens/s   {ratio['median']:5.2f} × "
+            f"  {'worldsize ' + row['method']:28}{speed:8.1f} tokens/s   {ratio['median']:5.2f} × "
             f"[{ratio['low']:.2f}, {ratio['high']:.2f}]   ITL p50 {last['itl_ms']['p50']:.0f}, p99 "
             f"{last['itl_ms']['p99']:.0f} ms   TTFT p50 {last['ttft_ms']['p50']:.0f} ms"
         )

@@ -8,7 +8,9 @@ from worldsize.records import Measured
 
 
 def spread(middle: float) -> Measured:
-    return Measured(median=middle, low=0.98 * middle, high=1.02 * middle, samples=[0.98 * middle, middle, 1.02 * middle])
+    return Measured(
+        median=middle, low=0.98 * middle, high=1.02 * middle, samples=[0.98 * middle, middle, 1.02 * middle]
+    )
 
 
 def speed(method: str, batch: int, tokens_per_s: float) -> SpeedRow:
@@ -42,8 +44,8 @@ def load(method: str, concurrency: int | None, rate: float | None, gap_s: float)
 def result(*, int8_tokens_per_s: float = 90.0, quality: bool = True) -> BenchResult:
     methods = [
         MethodInfo(
-            name=name, compiled=False, weight_bytes=size, read_bytes_per_step=size - 1000, cache_bytes=2**20, load_s=0.1,
-            first_s=0.2, matmul_type=name,
+            name=name, compiled=False, weight_bytes=size, read_bytes_per_step=size - 1000, cache_bytes=2**20,
+            load_s=0.1, first_s=0.2, matmul_type=name,
         )
         for name, size in (("fp32", 400 * 2**20), ("int8", 100 * 2**20))
     ]  # fmt: skip

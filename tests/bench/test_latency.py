@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -73,6 +75,6 @@ def test_a_percentile_of_nothing_is_refused() -> None:
 def test_percentiles_stay_in_order_and_within_the_values(values: list[float]) -> None:
     found = latencies(values)
     ordered = [min(values), found.p50, found.p90, found.p95, found.p99, max(values)]
-    assert all(low <= high + 1e-9 * abs(high) for low, high in zip(ordered, ordered[1:], strict=False))
+    assert all(low <= high + 1e-9 * abs(high) for low, high in pairwise(ordered))
     assert found.values == values
     assert found.p50 == pytest.approx(float(np.median(values)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmarks.serving import num_different
+
 from tests.inference.models import opened
 from tests.models.model_configs import gpt
 from worldsize.bench.records import BenchResult, Objective

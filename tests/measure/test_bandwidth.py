@@ -27,7 +27,8 @@ def test_the_best_reading_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("always [madvise] never\n", "madvise"), ("[always] madvise never\n", "always"), ("", "not known")]
+    ("text", "expected"),
+    [("always [madvise] never\n", "madvise"), ("[always] madvise never\n", "always"), ("", "not known")],
 )
 def test_the_kernels_setting(text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "enabled").write_text(text)

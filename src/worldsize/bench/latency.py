@@ -83,9 +83,7 @@ def serving(timelines: Sequence[Timeline], duration_s: float, objective: Objecti
         request_throughput_per_s=len(timelines) / duration_s,
         output_throughput_tokens_per_s=num_output / duration_s,
         total_throughput_tokens_per_s=(num_prompt + num_output) / duration_s,
-        request_output_tokens_per_s=float(
-            np.median([len(one.token_at_s) / one.e2el_ms * 1e3 for one in timelines])
-        ),
+        request_output_tokens_per_s=float(np.median([len(one.token_at_s) / one.e2el_ms * 1e3 for one in timelines])),
         request_goodput_per_s=num_good / duration_s if has_objective else None,
         good_share=num_good / len(timelines) if has_objective else None,
     )

@@ -145,7 +145,9 @@ def bench(
             for batch in plan.batches
             for who in contenders
         ],
-        loads=[_load_row(who.name, load, served[who.name, load], plan) for load in loads_of(plan) for who in contenders],
+        loads=[
+            _load_row(who.name, load, served[who.name, load], plan) for load in loads_of(plan) for who in contenders
+        ],
         quality=list(quality),
     )
 

@@ -38,13 +38,15 @@ def bench(
         typer.Option(
             "--method",
             metavar="A,B",
-            help="How weights are kept; several take turns. Unset: fp32, bf16 and int8, or what MODEL was quantized with.",
+            help="How weights are kept, in turns. Unset: fp32,bf16,int8, or what MODEL was quantized with.",
             show_default=False,
         ),
     ] = None,
     prompt_tokens: Annotated[str, typer.Option("--prompt-tokens", metavar="N", help=LENGTH)] = "128",
     new_tokens: Annotated[str, typer.Option("--new-tokens", metavar="N", help=LENGTH)] = "128",
-    batch: Annotated[str, typer.Option("--batch", metavar="N,M", help="Rows of fixed batches; '' for none.")] = "1,4,16",
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N,M", help="Rows of fixed batches; '' for none.")
+    ] = "1,4,16",
     concurrency: Annotated[
         str, typer.Option("--concurrency", metavar="N,M", help="Requests in flight in a closed loop.")
     ] = "",
@@ -62,7 +64,9 @@ def bench(
     slo_e2el_ms: Annotated[
         float | None, typer.Option("--slo-e2el-ms", metavar="T", help=f"To the last token. {LIMIT}")
     ] = None,
-    chunk: Annotated[int, typer.Option("--chunk", metavar="N", help="Prompt tokens between two tokens of others.")] = 128,
+    chunk: Annotated[
+        int, typer.Option("--chunk", metavar="N", help="Prompt tokens between two tokens of others.")
+    ] = 128,
     compile_: Annotated[
         bool, typer.Option("--compile", help="Decode by torch.compile's graphs; the warm-up takes minutes.")
     ] = False,
@@ -169,4 +173,3 @@ def _write(result: BenchResult, out: Path) -> None:
     write(out / "bench.json", result.model_dump_json(indent=1) + "\n")
     write(out / "bench.html", page(bench_document(result)))
     print(f"wrote {out / 'bench.json'} and {out / 'bench.html'}", file=sys.stderr)
-

@@ -128,7 +128,7 @@ class Batcher:
                 logits_V = self.engine.prefill(slot, chunk, start)
                 row.num_prefilled += len(chunk)
                 room -= len(chunk)
-                if not row.prefilling:
+                if row.num_prefilled == len(row.request.prompt):
                     events.append(self._take(slot, row.chooser.choose(logits_V)))
         return events
 

@@ -37,9 +37,7 @@ class ReadBandwidth:
             for _ in range(num_reads):
                 began_s = time.perf_counter()
                 read(self._buffer)
-                self.best_bytes_per_s = max(
-                    self.best_bytes_per_s, self.num_bytes / (time.perf_counter() - began_s)
-                )
+                self.best_bytes_per_s = max(self.best_bytes_per_s, self.num_bytes / (time.perf_counter() - began_s))
         return self.best_bytes_per_s
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from worldsize.bench.records import BenchResult, LoadRow
+from worldsize.bench.records import BenchResult, Latencies, LoadRow
 from worldsize.records import Measured
 from worldsize.report.bench_table import headline, load_name, remarks, verdicts
 from worldsize.report.document import Block, Document, Facts, Lines, Numbers, Plates, Section, Sheet, Terms, Words
@@ -22,7 +22,9 @@ TOKENS_PER_S = Unit(1.0, "tokens/s")
 TERMS = [
     Definition("TTFT", "first token − arrival", "Time to the first token: waiting for a slot and the prompt included."),
     Definition(
-        "TPOT", "(last − first token) / (tokens − 1)", "Time per output token: one number a request, the first left out."
+        "TPOT",
+        "(last − first token) / (tokens − 1)",
+        "Time per output token: one number a request, the first left out.",
     ),
     Definition("ITL", "gap between two tokens", "Inter-token latency: every gap of every request, so stalls show."),
     Definition("E2EL", "last token − arrival", "End-to-end latency of a request."),
@@ -142,9 +144,9 @@ def _loads(result: BenchResult, numbers: Numbers) -> list[Block]:
             words("load", "load", [load_name(row) for row in rows]),
             figures("ttft_ms.p50", "TTFT p50", MS, lambda r: r.serving.ttft_ms.p50),
             figures("ttft_ms.p99", "TTFT p99", MS, lambda r: r.serving.ttft_ms.p99),
-            figures("tpot_ms.p50", "TPOT p50", MS, lambda r: r.serving.tpot_ms and r.serving.tpot_ms.p50, one_token),
-            figures("itl_ms.p50", "ITL p50", MS, lambda r: r.serving.itl_ms and r.serving.itl_ms.p50, one_token),
-            figures("itl_ms.p99", "ITL p99", MS, lambda r: r.serving.itl_ms and r.serving.itl_ms.p99, one_token),
+            figures("tpot_ms.p50", "TPOT p50", MS, lambda r: _at(r.serving.tpot_ms, "p50"), one_token),
+            figures("itl_ms.p50", "ITL p50", MS, lambda r: _at(r.serving.itl_ms, "p50"), one_token),
+            figures("itl_ms.p99", "ITL p99", MS, lambda r: _at(r.serving.itl_ms, "p99"), one_token),
             figures("output_throughput_tokens_per_s", "output", TOKENS_PER_S, _output),
             figures("request_throughput_per_s", "requests", PER_S, lambda r: r.serving.request_throughput_per_s),
             figures(
@@ -158,6 +160,10 @@ def _loads(result: BenchResult, numbers: Numbers) -> list[Block]:
         numbers.plate("latency_by_load", "Latency against load", caption, caption, _drawer("latency_by_load", result))
     ]
     return [numbers.sheet(table), Plates(plates)]
+
+
+def _at(values: Latencies | None, percentile: str) -> float | None:
+    return None if values is None else float(getattr(values, percentile))
 
 
 def _output(row: LoadRow) -> float:

@@ -46,7 +46,9 @@ def verdicts(result: BenchResult) -> list[str]:
                 or row.decode_tokens_per_s.high < first.decode_tokens_per_s.low
             )
             said = "faster" if ratio > 1 else "slower"
-            told = f"{said}: {ratio:.2f} × {first.method}'s tokens/s" if apart else f"not told apart from {first.method}"
+            told = (
+                f"{said}: {ratio:.2f} × {first.method}'s tokens/s" if apart else f"not told apart from {first.method}"
+            )
             lines.append(f"Decoding at batch {batch}, {row.method} is {told}.")
     return lines
 
@@ -74,7 +76,9 @@ def _drawn(title: str, *headings: str) -> Table:
 
 
 def _methods(result: BenchResult) -> Table:
-    drawn = _drawn("Methods", "method", "weights\nMiB", "read a step\nMiB", "cache\nMiB", "pack\ns", "first 2\ntokens, s")
+    drawn = _drawn(
+        "Methods", "method", "weights\nMiB", "read a step\nMiB", "cache\nMiB", "pack\ns", "first 2\ntokens, s"
+    )
     for info in result.methods:
         sizes = (info.weight_bytes, info.read_bytes_per_step, info.cache_bytes)
         drawn.add_row(
