@@ -139,7 +139,7 @@ def _carry_out(request: Request, follow: _Follow) -> tuple[list[JobRecord], Stud
     from worldsize.launch.jobs import write_configs
     from worldsize.launch.live import Queue
     from worldsize.run_folder import is_finished, locked, write_record
-    from worldsize.study.runner import conclude, refuse_other_study
+    from worldsize.study.runner import StoppedError, conclude, refuse_other_study
 
     console = Console(stderr=True)
     queue = Queue(console, request.out)
@@ -156,7 +156,9 @@ def _carry_out(request: Request, follow: _Follow) -> tuple[list[JobRecord], Stud
             try:
                 records = task.records() if follow.leave else task.follow()
             except KeyboardInterrupt:
-                raise UserError("no longer following; the jobs go on. The same command follows them again.") from None
+                raise StoppedError(
+                    "no longer following; the jobs go on. The same command follows them again."
+                ) from None
         ran = any(is_finished(request.out / run) for record in records for run in record.runs)
         result = conclude(request.out, override=follow.override) if ran and not follow.leave else None
     return records, result
