@@ -133,10 +133,10 @@ def text(result: dict[str, Any]) -> str:
         )
     for row in result["poisson"]:
         served = row["serving"]
+        ttft, tpot, itl = (served[name] for name in ("ttft_ms", "tpot_ms", "itl_ms"))
         lines.append(
-            f"  Poisson {row['rate_per_s']:g}/s, {row['method']:10} TTFT p50/p99 {served['ttft_ms']['p50']:.0f}/"
-            f"{served['ttft_ms']['p99']:.0f}   TPOT {served['tpot_ms']['p50']:.0f}/{served['tpot_ms']['p99']:.0f}   ITL "
-            f"{served['itl_ms']['p50']:.0f}/{served['itl_ms']['p99']:.0f} ms   goodput "
+            f"  Poisson {row['rate_per_s']:g}/s, {row['method']:8} p50/p99: TTFT {ttft['p50']:.0f}/{ttft['p99']:.0f}   "
+            f"TPOT {tpot['p50']:.0f}/{tpot['p99']:.0f}   ITL {itl['p50']:.0f}/{itl['p99']:.0f} ms   goodput "
             f"{served['request_goodput_per_s']:.2f}/s, {served['good_share']:.0%} good"
         )
     best = max((row["times_transformers"]["median"] for row in result["rows"]), default=0.0)
