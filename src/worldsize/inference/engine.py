@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
-from worldsize.inference.compiled import compiled
+from worldsize.inference.compiled import compiled as graph_of
 from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
@@ -58,7 +58,16 @@ class Engine:
         self.cache = Cache.empty(opened.model, num_slots, self.length)
         self._rows_S = torch.arange(num_slots)
         self._compiled = compile_decoding
-        self._step = compiled(self._next_logits) if compile_decoding else self._next_logits
+        self._step = graph_of(self._next_logits) if compile_decoding else self._next_logits
+
+    @property
+    def compiled(self) -> bool:
+        """Whether decoding runs as graphs of torch's compiler."""
+        return self._compiled
+
+    def num_rows(self, num_used: int) -> int:
+        """Return how many rows a step computes when the first `num_used` are to be: more share a compiled graph."""
+        return min(1 << (num_used - 1).bit_length(), self.num_slots) if self._compiled else num_used
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
