@@ -22,6 +22,7 @@ from worldsize.checkpoint_folder import Manifest
 from worldsize.config import messages
 from worldsize.config.load import presets
 from worldsize.config.write import scalar
+from worldsize.inference.quantization_records import QuantizationReport
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
 from worldsize.study.runner import RunTiming
 
@@ -46,6 +47,11 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "STUDY/runs/CELL/r{K}/failure.json",
         "Why a repeat did not finish. Gone once the repeat has finished.",
         RunFailure,
+    ),
+    (
+        "DIR/quantization.json",
+        "What `worldsize quantize --json` prints, in its --out.",
+        QuantizationReport,
     ),
     ("STUDY/results.json", "What `worldsize study --json` and `worldsize report --json` print.", StudyResult),
 )
