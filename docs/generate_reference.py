@@ -23,6 +23,7 @@ from worldsize.config import messages
 from worldsize.config.load import presets
 from worldsize.config.write import scalar
 from worldsize.inference.quantization_records import QuantizationReport
+from worldsize.launch.records import LaunchBook
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
 from worldsize.study.runner import RunTiming
 
@@ -36,6 +37,7 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "Written last and atomically: where it is present, the run finished.",
         records.RunResult,
     ),
+    ("STUDY/launch.json", "The jobs of `worldsize launch`, kept up to date while it follows them.", LaunchBook),
     (
         "RUN/checkpoints/step-{N}/manifest.json",
         "With every checkpoint; the tensors are in the safetensors files beside it.",

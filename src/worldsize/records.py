@@ -189,6 +189,22 @@ class ExposedCommunication(Record):
     )
 
 
+class Bubble(Record):
+    """Idle time of a pipeline's ranks in one step, three ways, mean over ranks (docs/explain/bubble.md).
+
+    Shares are of idle and computing time together.
+    """
+
+    schedule: str
+    num_micro_batches: int
+    stage_layers: list[int] = Field(description="blocks in each stage")
+    ideal_share: float = Field(description="by the schedule's formula: equal stages, messages that take no time")
+    simulated_s: float = Field(description="the schedule replayed with the measured time of each stage's actions")
+    simulated_share: float
+    observed_s: Measured = Field(description="bubble_s of the timed steps")
+    observed_share: float
+
+
 class MeasuringCost(Record):
     """What measuring adds to a step: steps with the clock minus steps without, interleaved."""
 
@@ -303,6 +319,7 @@ class RunResult(Record):
     ranks: list[RankSummary]
     communication_bytes: CommunicationBytes
     exposed_communication: ExposedCommunication | None = Field(None, description="None at world size 1")
+    bubble: Bubble | None = Field(None, description="None where ranks are no pipeline")
     model_flop_per_s: float = Field(description="per device: model FLOP of a step / step time / world size")
     mfu: float | None = Field(
         None, description="model_flop_per_s / the device's dense peak; None when the peak is not known"

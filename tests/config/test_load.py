@@ -15,7 +15,8 @@ from worldsize.config.messages import all_keys
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.errors import UserError
 
-COUNTED = [key for key, value in leaves(Config()) if type(value) is int and key != "parallel.zero_stage"]
+BOUNDED = ("parallel.zero_stage", "launch.warning_s", "lab.hosts")
+COUNTED = [key for key, value in leaves(Config()) if type(value) is int and key not in BOUNDED]
 """Keys that take any whole number from 1 on."""
 
 

@@ -69,7 +69,7 @@ MISTAKES = {
         "",
         ["train.precision=bf-16"],
         "override 'train.precision=bf-16': train.precision is 'bf-16', "
-        "but must be 'fp32' or 'tf32' or 'bf16' or 'fp16'. Did you mean 'bf16'?",
+        "but must be 'fp32' or 'tf32' or 'bf16' or 'fp16' or 'fp64'. Did you mean 'bf16'?",
     ),
     "yes for true": (
         "train:\n  compile: yes\n",

@@ -66,13 +66,15 @@ def test_a_run_on_one_gpu(precision: str, tmp_path: Path) -> None:
     assert result.phases_s["compute_s"] > 0
 
 
-def test_ddp_over_nccl_equals_one_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "tensor"])
+def test_two_gpus_over_nccl_equal_one(strategy: str, tmp_path: Path) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     results = []
     for world_size in (1, 2):
         out = tmp_path / str(world_size)
-        launch(load(None, RUN, None), world_size=world_size, out=out, command=["test"])
+        settings = [*RUN, f"parallel.strategy={strategy}"] if world_size > 1 else RUN
+        launch(load(None, settings, None), world_size=world_size, out=out, command=["test"])
         results.append(RunResult.model_validate_json((out / "result.json").read_text()))
     one, two = results
     assert two.samples_digest == one.samples_digest

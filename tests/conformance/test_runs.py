@@ -18,6 +18,8 @@ SMALL = [
 STRATEGIES = {
     "allreduce": ["parallel.strategy=allreduce"],
     "fsdp": ["parallel.strategy=fsdp", "train.micro_batch=2"],
+    "tensor": ["parallel.strategy=tensor", "train.micro_batch=2"],
+    "deepspeed": ["parallel.strategy=deepspeed", "parallel.zero_stage=2"],
     "ddp with PowerSGD": ["parallel.strategy=ddp", "parallel.gradient_compression=powersgd"],
 }
 
@@ -45,4 +47,18 @@ def test_a_run_is_the_same_work_as_one_devices(name: str, single: RunResult, tmp
     assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
     exposed = result.exposed_communication
     assert exposed is not None
-    assert (exposed.ablation_s is None) == (exposed.ablation_absent_because is not None) == (name == "fsdp")
+    cannot_skip = name in ("fsdp", "tensor", "deepspeed")
+    assert (exposed.ablation_s is None) == (exposed.ablation_absent_because is not None) == cannot_skip
+
+
+@pytest.mark.slow
+def test_a_run_of_local_steps_is_timed_by_whole_periods(single: RunResult, tmp_path: Path) -> None:
+    local = ["parallel.strategy=local_sgd", "parallel.local_steps=3", "train.steps=9", "measure.warmup_steps=3"]
+    result = result_of(tmp_path, 2, local)
+    assert result.samples_digest == result.samples_digest_expected
+    assert len(result.step_time_s.samples) == 2  # six timed steps
+    assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
+    assert result.phases_s["exposed_communication_s"] > 0
+    assert result.communication_bytes.observed == result.communication_bytes.predicted
+    assert result.checksums[0].by_rank == single.checksums[0].by_rank * 2
+    assert len(set(result.checksums[-1].by_rank)) == 1

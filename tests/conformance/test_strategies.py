@@ -112,6 +112,7 @@ CASES = {
     "tensor, blocks recomputed": Case(TENSOR, {"train": {"activation_checkpointing": "block"}}),
     "tensor, attention recomputed": Case(TENSOR, {"train": {"activation_checkpointing": "attention"}}),
     "tensor, bf16": Case(TENSOR, {"train": {"precision": "bf16"}}, (2, 4), 5e-4, 5e-3, 0.1),
+    "tensor, fp16": Case(TENSOR, {"train": {"precision": "fp16"}}, (2,), 1e-4, 1e-3, 0.1),
     "dp×tp": Case(TENSOR | {"tp": 2}, {}, (4,)),
     "dp×tp, accumulated, small buckets": Case(TENSOR | {"tp": 2, "bucket_mib": 0.01}, {"train": {"micro_batch": 1}},
                                               (4,)),

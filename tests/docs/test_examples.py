@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import ROOT
+from worldsize.cli import run_command
 from worldsize.config.load import load
 from worldsize.config.rules import cautions, check
 from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_vary
@@ -41,12 +42,16 @@ def test_it_says_who_it_is_for_what_to_type_and_how_long_it_takes(example: Path)
 
 
 @pytest.mark.parametrize("example", examples, ids=lambda path: path.stem)
-def test_its_command_passes_every_rule(example: Path) -> None:
+def test_its_command_passes_every_rule(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     words = typed(example)
     overrides = [word for word in words[3:] if "=" in word and word.split("=")[0].split(".")[0] == "data"]
     nproc = parse_counts(option(words, "--nproc") or "1", "--nproc")
     loaded = load(example, overrides)
     assert cautions(loaded.config) == []
+    if words[1] == "launch":
+        assert run_command([*words[1:], "--out", str(tmp_path / "study")]) == 0
+        return
     if words[1] == "train":
         check(loaded.config, nproc[0])
         return

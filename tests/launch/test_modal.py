@@ -60,7 +60,7 @@ def test_what_modal_cannot_do_is_refused(tmp_path: Path) -> None:
 def test_a_functions_body_trains_and_its_runs_come_back(tmp_path: Path) -> None:
     text = tmp_path / "book.txt"
     text.write_text("".join(f"Chapter {i}: it rises by {i * i % 97}.\n" for i in range(4000)))
-    engine, jobs, loaded = study(tmp_path / "s", f"data.source={text}")
+    engine, jobs, _ = study(tmp_path / "s", f"data.source={text}")
     _, functions = engine.app()
     assert set(functions) == {"n1-b8", "n2-b8"}
     payload = engine.payload(jobs[1], jobs[1].runs[:1])

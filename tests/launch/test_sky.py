@@ -1,4 +1,4 @@
-"""SkyPilot up to the network: task files as SkyPilot's own parser reads them, a task's commands run here, fake `sky`."""
+"""SkyPilot up to the network: its own parser reads the tasks, their commands run here, a fake `sky` answers."""
 
 from __future__ import annotations
 
@@ -112,9 +112,8 @@ def test_skypilots_own_parser_takes_every_task(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     tasks = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("TASK ")]
     assert [(name, nodes) for name, nodes, *_ in tasks] == [(f"worldsize-s{n}-n4-b8", 2) for n in range(4)]
-    for words, (_, _, resources, *_) in zip(
-        (["AWS", "g4dn.12xlarge"], ["GCP", "H100", "Spot"], ["Azure", "A100-80GB"], ["Kubernetes", "L4"]), tasks, strict=True
-    ):  # fmt: skip
+    expected = (["AWS", "g4dn.12xlarge"], ["GCP", "H100", "Spot"], ["Azure", "A100-80GB"], ["Kubernetes", "L4"])
+    for words, (_, _, resources, *_) in zip(expected, tasks, strict=True):
         assert all(word in resources for word in words), resources
     assert "~/worldsize/worldsize-data/source-book.txt" in tasks[3][3]
     assert "torch.distributed.run --nnodes 2" in tasks[0][4]

@@ -29,8 +29,8 @@ def header(script: str) -> list[str]:
 
 def test_the_header_asks_for_what_was_typed(tmp_path: Path) -> None:
     script = slurm(
-        tmp_path / "study", 'launch.time="1:00:00"', "launch.partition=gpu", "launch.account=lab", "launch.constraint=a100&ib",
-        "launch.sbatch_options=--mem=0", "launch.warning_s=60", "launch.cpus_per_rank=8",
+        tmp_path / "study", 'launch.time="1:00:00"', "launch.partition=gpu", "launch.account=lab",
+        "launch.constraint=a100&ib", "launch.sbatch_options=--mem=0", "launch.warning_s=60", "launch.cpus_per_rank=8",
     ).render(JOB, JOB.runs)  # fmt: skip
     assert header(script) == [
         "--job-name=worldsize-study-n8",
@@ -54,7 +54,8 @@ def test_the_header_asks_for_what_was_typed(tmp_path: Path) -> None:
 def test_what_is_not_given_is_not_asked_for(tmp_path: Path) -> None:
     script = slurm(tmp_path, "launch.exclusive=false", has_gpus=False).render(JOB, JOB.runs)
     assert [line.split("=")[0] for line in header(script)] == [
-        "--job-name", "--nodes", "--ntasks-per-node", "--cpus-per-task", "--output", "--open-mode", "--requeue", "--signal",
+        "--job-name", "--nodes", "--ntasks-per-node", "--cpus-per-task", "--output", "--open-mode", "--requeue",
+        "--signal",
     ]  # fmt: skip
     assert "module load" not in script
 

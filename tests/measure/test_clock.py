@@ -104,3 +104,27 @@ def test_the_real_clock_sees_a_wait_as_exposed_and_work_as_compute() -> None:
 
 def test_a_steps_marks_cost_microseconds() -> None:
     assert 0 < marks_cost_s(torch.device("cpu")) < 1e-4
+
+
+def test_another_collectives_wait_while_the_exchange_is_in_flight_is_booked_once(fake: FakeTime) -> None:
+    clock = CpuClock()
+    clock.start()
+    fake.work(1.0)
+    clock.communication_started()
+    fake.work(0.5)
+    clock.mark("compute_s")
+    fake.wait(0.125)  # activations pass along tp
+    clock.mark("exposed_communication_s")
+    fake.wait(0.25)  # the exchange's thread holds the core: contention
+    clock.communication_started()
+    fake.work(0.5)
+    clock.mark("compute_s")
+    fake.wait(2.0)  # along tp again, after the last bucket was issued
+    clock.mark("exposed_communication_s")
+    fake.wait(0.75)  # for the exchange
+    clock.mark_exchange()
+    clock.stop()
+    (step,) = clock.window()
+    assert step.phases_s["exposed_communication_s"] == 0.125 + 0.25 + 2.0 + 0.75
+    assert step.phases_s["compute_s"] == 2.0
+    assert step.contention_s == 0.25

@@ -118,3 +118,13 @@ def test_measuring_costs_the_slowest_ranks_difference_round_by_round() -> None:
     cost = summary.measuring_cost([[1.02, 1.00], [1.00, 1.03]], [[1.00, 1.00], [1.01, 1.00]], 1.0, 5e-6)
     assert cost.per_step_s.samples == pytest.approx([0.01, 0.03])
     assert cost.share_of_step == pytest.approx(0.02)
+
+
+def test_steps_of_two_kinds_are_taken_by_whole_periods() -> None:
+    """Two short steps and a long one, averaged: no median of single steps would show the long one."""
+    short, long = row(1, 1.0), row(3, 4.0, exposed_s=3.0)
+    steps = [row(0, 9.0, warmup=True), short, short, long, short, short, long, short]
+    paced = summary.over_periods(steps, 3)
+    assert [each.wall_s for each in paced] == [2.0, 2.0]  # the last step fills no period
+    assert [each.phases_s["exposed_communication_s"] for each in paced] == [1.0, 1.0]
+    assert summary.over_periods(steps, 1) == steps

@@ -39,9 +39,8 @@ def test_a_rank_holds_its_share_of_each_fused_part() -> None:
 def test_only_fused_matrices_and_their_biases_are_held_in_another_order() -> None:
     names = reordered(describe(config_of(model=GROUPED | {"num_layers": 1}).model), 2)
     prefix = "blocks.0."
-    assert set(names) == {
-        prefix + name for name in ("attention.qkv.weight", "attention.qkv.bias", "feed_forward.up.weight", "feed_forward.up.bias")
-    }  # fmt: skip
+    fused = ("attention.qkv.weight", "attention.qkv.bias", "feed_forward.up.weight", "feed_forward.up.bias")
+    assert set(names) == {prefix + name for name in fused}
 
 
 def sharded_loss(rank: int, world_size: int, smoothing: float) -> tuple[float, torch.Tensor]:
@@ -93,10 +92,8 @@ def double_gradients(rank: int, world_size: int, config: Config) -> dict[str, fl
     errors = {}
     for name, parameter in model.named_parameters():
         gradient: Any = parameter.grad
-        if gradient.placements[0].is_replicate():
-            found = axis.all_reduce(gradient.to_local())
-        else:
-            found = whole(gradient)
+        is_whole = gradient.placements[0].is_replicate()
+        found = axis.all_reduce(gradient.to_local()) if is_whole else whole(gradient)
         expected = one.get_parameter(name).grad
         assert expected is not None
         expected = expected[orders[name]] if name in orders else expected

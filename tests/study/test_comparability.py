@@ -114,13 +114,22 @@ def test_losses_agree_within_the_precision(tmp_path: Path, precision: str, gap: 
 
 
 def test_the_tolerance_grows_after_fifty_steps(tmp_path: Path) -> None:
-    losses = losses_of(200, 0, 64)
+    losses = losses_of(100, 0, 64)
     late, early = list(losses), list(losses)
-    late[199] *= 1 + 3.5e-4
-    early[49] *= 1 + 3.5e-4
+    late[99] *= 1 + 1.7e-4
+    early[49] *= 1 + 1.7e-4
+    same = {"num_steps": 100, "losses": losses}
+    assert rules_between(tmp_path / "a", {"num_steps": 100, "losses": late}, same) == set()
+    assert rules_between(tmp_path / "b", {"num_steps": 100, "losses": early}, same) == {"different-loss"}
+
+
+def test_beyond_a_hundred_steps_means_over_fifty_are_compared(tmp_path: Path) -> None:
+    losses = losses_of(200, 0, 64)
+    scattered = [loss * (1 + 0.1 * (-1) ** step * (step >= 100)) for step, loss in enumerate(losses)]
+    shifted = [loss * (1.03 if step >= 150 else 1) for step, loss in enumerate(losses)]
     same = {"num_steps": 200, "losses": losses}
-    assert rules_between(tmp_path / "a", {"num_steps": 200, "losses": late}, same) == set()
-    assert rules_between(tmp_path / "b", {"num_steps": 200, "losses": early}, same) == {"different-loss"}
+    assert rules_between(tmp_path / "a", {"num_steps": 200, "losses": scattered}, same) == set()
+    assert rules_between(tmp_path / "b", {"num_steps": 200, "losses": shifted}, same) == {"different-loss"}
 
 
 def test_the_message_has_the_figures(tmp_path: Path) -> None:

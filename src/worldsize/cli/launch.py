@@ -12,34 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worldsize.cli.arguments import ConfigArguments, JsonOption, PresetOption, split_config
+from worldsize.cli.launch_request import Request, request_of
 from worldsize.cli.study import REPEATS
-from worldsize.errors import UserError, unknown
+from worldsize.errors import UserError
 
 if TYPE_CHECKING:
-    from worldsize.config.load import Loaded
-    from worldsize.config.schema import Config
-    from worldsize.launch.engine import Engine
     from worldsize.launch.follow import Launch
-    from worldsize.launch.jobs import Job
-    from worldsize.launch.records import CostEstimate, EngineName, JobRecord, LaunchReport
-    from worldsize.study.records import StudyPlan, StudyResult
-
-ENGINES = ("slurm", "modal", "sky")
-
-
-@dataclass(frozen=True)
-class Request:
-    """A launch as it was asked for, checked, with nothing written or started yet."""
-
-    plan: StudyPlan
-    config: Config
-    loaded: dict[str, Loaded]
-    jobs: list[Job]
-    engine: Engine
-    engine_name: EngineName
-    out: Path
-    json_output: bool
-    costs: CostEstimate | None = None
+    from worldsize.launch.records import JobRecord, LaunchReport
+    from worldsize.study.records import StudyResult
 
 
 def launch(
@@ -113,7 +93,7 @@ def launch(
     overrides += [f"launch.{key}={json.dumps(value)}" for key, value in options.items() if value is not None]
     overrides += ["device.kind=cuda"] if gpus_per_node else []  # asked for, so never the CPU instead
     folder = out or Path("out") / (path.stem if path else preset or "study")
-    request = _request(
+    request = request_of(
         path, overrides, preset, on=on, nodes=nodes, gpus_per_node=gpus_per_node, ranks_per_node=ranks_per_node,
         global_batch=global_batch, vary=vary or [], scaling=scaling, repeats=repeats, out=folder,
         json_output=json_output,
@@ -124,72 +104,6 @@ def launch(
         return
     records, result = _carry_out(request, _Follow(resubmit, leave, yes, override, poll_every_s))
     _show(request, records, result)
-
-
-def _request(
-    path: Path | None,
-    overrides: list[str],
-    preset: str | None,
-    *,
-    on: str,
-    nodes: str,
-    gpus_per_node: str | None,
-    ranks_per_node: str | None,
-    global_batch: str | None,
-    vary: list[str],
-    scaling: str,
-    repeats: int,
-    out: Path,
-    json_output: bool,
-) -> Request:
-    from worldsize.config.load import load
-    from worldsize.launch.jobs import jobs_by_cell, jobs_by_world_size, shapes_of, without_launch
-    from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_vary
-    from worldsize.study.runner import base_plan
-
-    if on not in ENGINES:
-        raise unknown("engine", on, ENGINES)
-    if scaling not in ("strong", "weak"):
-        raise unknown("scaling mode", scaling, ("strong", "weak"))
-    if gpus_per_node and ranks_per_node:
-        raise UserError("--gpus-per-node and --ranks-per-node both say how many ranks a machine has. Give one.")
-    per_node = (
-        parse_counts(gpus_per_node, "--gpus-per-node")
-        if gpus_per_node
-        else parse_counts(ranks_per_node or "1", "--ranks-per-node")
-    )
-    shapes = shapes_of(parse_counts(nodes, "--nodes"), per_node)
-    base = load(path, overrides, preset)
-    plan = base_plan(
-        without_launch(base).config,
-        world_sizes=list(shapes),
-        global_batches=parse_counts(global_batch, "--global-batch") if global_batch else None,
-        vary=parse_vary(vary),
-        scaling="weak" if scaling == "weak" else "strong",
-        repeats=repeats,
-        command=["worldsize", *sys.argv[1:]],
-    )
-    cells = cells_of(plan)
-    loaded = {name: without_launch(each) for name, each in load_cells(cells, path, overrides, preset).items()}
-    jobs = (jobs_by_world_size if on == "slurm" else jobs_by_cell)(cells, shapes, repeats)
-    engine, engine_name = _engine(on, out, base.config, loaded, jobs, has_gpus=bool(gpus_per_node))
-    return Request(plan, base.config, loaded, jobs, engine, engine_name, out, json_output)
-
-
-def _engine(
-    on: str, out: Path, config: Config, loaded: dict[str, Loaded], jobs: list[Job], *, has_gpus: bool
-) -> tuple[Engine, EngineName]:
-    if on == "slurm":
-        from worldsize.launch.slurm import Slurm
-
-        return Slurm(out, config, has_gpus=has_gpus), "slurm"
-    if on == "modal":
-        from worldsize.launch.modal import Modal
-
-        return Modal(out, config, loaded, jobs, has_gpus=has_gpus), "modal"
-    from worldsize.launch.sky import Sky
-
-    return Sky(out, config, loaded, has_gpus=has_gpus), "sky"
 
 
 def _with_costs(request: Request, price_per_device_hour: float | None, expected_run_s: float | None) -> Request:
@@ -225,7 +139,7 @@ def _carry_out(request: Request, follow: _Follow) -> tuple[list[JobRecord], Stud
     from worldsize.launch.jobs import write_configs
     from worldsize.launch.live import Queue
     from worldsize.run_folder import is_finished, locked, write_record
-    from worldsize.study.runner import conclude, refuse_other_study
+    from worldsize.study.runner import StoppedError, conclude, refuse_other_study
 
     console = Console(stderr=True)
     queue = Queue(console, request.out)
@@ -242,7 +156,9 @@ def _carry_out(request: Request, follow: _Follow) -> tuple[list[JobRecord], Stud
             try:
                 records = task.records() if follow.leave else task.follow()
             except KeyboardInterrupt:
-                raise UserError("no longer following; the jobs go on. The same command follows them again.") from None
+                raise StoppedError(
+                    "no longer following; the jobs go on. The same command follows them again."
+                ) from None
         ran = any(is_finished(request.out / run) for record in records for run in record.runs)
         result = conclude(request.out, override=follow.override) if ran and not follow.leave else None
     return records, result

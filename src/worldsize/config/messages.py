@@ -119,6 +119,8 @@ def allowed(key: str) -> str:
 def _type_in_words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(repr(choice) for choice in schema["enum"])
+    if schema["type"] == "array":
+        return f"a list, each {_type_in_words(schema['items'])}"
     names = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text",
              "object": "keys with values"}  # fmt: skip
     bounds = [

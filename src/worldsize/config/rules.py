@@ -85,7 +85,7 @@ def steps_are_left_to_time(config: Config) -> str | None:
 def precision_fits(precision: str, device_kind: str) -> str | None:
     """Return why a device cannot compute in a precision, or None.
 
-    fp32, fp64, and bf16 and fp16 autocast, run on CPU and CUDA alike. Asked here when the config names the device, and by
+    fp32, fp64, and bf16 and fp16 autocast run on CPU and CUDA alike. Asked here when the config names a device, and by
     the worker when it is 'auto'.
     """
     if precision == "tf32" and device_kind == "cpu":

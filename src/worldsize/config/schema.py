@@ -241,7 +241,7 @@ class ParallelConfig(Section):
         ge=1,
         description="pipeline stages on each rank; unset = 2 under interleaved and zero_bubble_v, else 1",
     )
-    stage_layers: tuple[int, ...] | None = Field(
+    stage_layers: list[int] | None = Field(
         None, description="blocks in each pipeline stage, such as [3, 2]; unset = shared out by stage_balance"
     )
     stage_balance: Literal["analytic", "measured", "equal"] = Field(
@@ -332,7 +332,6 @@ class LaunchConfig(Section):
     warning_s: int = Field(
         120,
         ge=1,
-        le=65535,
         description="so long before a job's end Slurm asks its runs to save and makes it wait again",
     )
     max_requeues: int = Field(20, ge=0, description="a job that was made to wait again more often than this ends")

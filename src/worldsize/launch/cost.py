@@ -1,4 +1,4 @@
-"""What a launch is expected to cost, from a price that the user gives, and where the duration comes from. Torch-free."""
+"""What a launch is expected to cost, from the user's price and a duration whose source is told. Torch-free."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _run_s(
 
 
 def time_limit_s(text: str) -> float:
-    """Return a time limit as Slurm writes it (90 is minutes; 1:30 minutes and seconds; 1-12 days and hours) in seconds."""
+    """Return in seconds a time limit as Slurm writes it: 90 (minutes), 1:30 (and seconds), 1-12 (days and hours)."""
     days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in re.split(":", rest)]
     if dash:

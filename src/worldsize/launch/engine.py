@@ -28,7 +28,7 @@ class Engine(Protocol):
     """One way to reach machines. It holds the study's folder; the launcher's own process makes every call."""
 
     def render(self, job: Job, runs: Sequence[Planned]) -> str:
-        """Return the text that describes the job: what --dry-run shows, and what is submitted where the engine takes text."""
+        """Return the text that describes the job: what --dry-run shows."""
 
     def submit(self, job: Job, runs: Sequence[Planned]) -> str:
         """Hand the job to the engine and return its id there. Raises RunError when the engine refuses."""
@@ -40,7 +40,7 @@ class Engine(Protocol):
         """Bring an ended job's run folders into the study's folder, where they are not there already."""
 
     def explain(self, record: JobRecord) -> str:
-        """Return why an ended job left runs unfinished: the node and the last lines of the log, where they are known."""
+        """Return why an ended job left runs unfinished: the node and the log's last lines, where they are known."""
 
 
 def ask(command: Sequence[str], timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:

@@ -53,7 +53,7 @@ class JobCost(Record):
 
 
 class CostEstimate(Record):
-    """What is left to run, in money. Only an estimate: queueing, start-up and downloads are charged too on most clouds."""
+    """What is left to run, in money; start-up and downloads, which most clouds charge too, are not in it."""
 
     price_per_device_hour: float
     jobs: list[JobCost]

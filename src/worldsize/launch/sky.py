@@ -150,7 +150,8 @@ class Sky:
         if done.returncode in ENDS:
             return Status("ended", record.id, ENDS[done.returncode])
         raise RunError(
-            f"sky cannot say how {record.id} is: {_last_lines(done.stderr or done.stdout)}. The same command asks again."
+            f"sky cannot say how {record.id} is: {_last_lines(done.stderr or done.stdout)}. "
+            "The same command asks again."
         )
 
     def collect(self, record: JobRecord) -> None:
@@ -163,14 +164,14 @@ class Sky:
             done = ask(["rsync", "--archive", "--compress", "--ignore-existing", "--mkpath", source, target], 3600.0)
             if done.returncode:
                 raise RunError(
-                    f"the runs on {node} could not be copied: {_last_lines(done.stderr)}. The same command tries again; "
-                    f"{IDLE_MINUTES} idle minutes after its last run SkyPilot takes the cluster down."
+                    f"the runs on {node} could not be copied: {_last_lines(done.stderr)}. The same command tries "
+                    f"again; {IDLE_MINUTES} idle minutes after its last run SkyPilot takes the cluster down."
                 )
         down = ask(["sky", "down", "--yes", cluster], 1800.0)
         if down.returncode:
             raise RunError(
-                f"{cluster} could not be taken down and may still cost money: {_last_lines(down.stderr or down.stdout)}. "
-                f"Type: sky down {cluster}"
+                f"{cluster} could not be taken down and may still cost money: "
+                f"{_last_lines(down.stderr or down.stdout)}. Type: sky down {cluster}"
             )
 
     def explain(self, record: JobRecord) -> str:

@@ -1,8 +1,8 @@
 """When DeepSpeed communicates, for the clock: every collective of its engine goes through one backend object.
 
 On a CPU a collective blocks the compute thread until it has ended, or until it is waited for, so the wall time in it is
-exposed communication. On CUDA collectives run on streams of their own: what comes after the last of backward is exposed,
-and stage 3's waits for weights before that are booked as compute.
+exposed communication. On CUDA collectives run on streams of their own: what comes after the last of backward is
+exposed, and stage 3's waits for weights before that are booked as compute.
 
 Pins DeepSpeed 0.19's `deepspeed.comm.comm.cdb` and the names of its methods (tests/conformance).
 """

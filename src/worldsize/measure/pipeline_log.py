@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from worldsize.parallel.schedule import Action, Kind, Simulated, input_of, simulate
+from worldsize.parallel.schedule import Action, Kind, Simulated, ideal_share, input_of, simulate
 from worldsize.parallel.stages import Stages
 
 if TYPE_CHECKING:
@@ -233,6 +233,25 @@ def _shifted(step: RankStep, by_s: float) -> RankStep:
     )
 
 
-def mean_idle_s(simulated: Simulated) -> float:
-    """Return the idle time of a replayed schedule, mean over ranks."""
-    return mean(simulated.idle_s)
+@dataclass(frozen=True)
+class Replayed:
+    """What one pipeline's log says of its bubble: the observed one is in the steps' phases."""
+
+    schedule: str
+    num_micro_batches: int
+    stage_layers: tuple[int, ...]
+    ideal_share: float
+    simulated_s: float
+    simulated_share: float
+
+
+def replayed(log: PipelineLog, schedule: str, num_micro_batches: int) -> Replayed | None:
+    """Return ideal and simulated bubble, mean over ranks; None where no step was noted."""
+    simulated = log.replayed()
+    if simulated is None:
+        return None
+    stages = log.stages
+    a_rank = stages.num_stages // stages.num_ranks
+    idle_s = mean(simulated.idle_s)
+    ideal = ideal_share(schedule, num_micro_batches, stages.num_ranks, a_rank)
+    return Replayed(schedule, num_micro_batches, stages.num_blocks, ideal, idle_s, idle_s / simulated.span_s)

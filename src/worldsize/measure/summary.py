@@ -96,6 +96,11 @@ def phases_s(rows_by_rank: Rows) -> dict[str, float]:
     return phases
 
 
+def phase_samples_s(rows_by_rank: Rows, phase: str) -> list[float]:
+    """Return one phase of each timed step, mean over ranks."""
+    return _mean_over_ranks([[row.phases_s[phase] for row in timed(rows)] for rows in rows_by_rank.values()])
+
+
 def exposed_communication(
     rows_by_rank: Rows,
     *,
@@ -111,10 +116,9 @@ def exposed_communication(
         [full - without for full, without in zip(*pair, strict=True)]
         for pair in zip(with_exchange_s, without_exchange_s, strict=True)
     ]
-    clock_s = [[row.phases_s["exposed_communication_s"] for row in timed(rows)] for rows in rows_by_rank.values()]
     step_s = median(step_times_s(rows_by_rank))
     exposed = ExposedCommunication(
-        clock_s=measured(_mean_over_ranks(clock_s)),
+        clock_s=measured(phase_samples_s(rows_by_rank, "exposed_communication_s")),
         ablation_s=_measured_over_ranks(differences_s),
         trace_s=_measured_over_ranks(traced_s),
         contention_s=_measured_over_ranks(contention_s),

@@ -88,6 +88,9 @@ class DeepSpeed(HoldsReplica):
         self._keeps_whole = self._stage < 3 and config.train.precision != "bf16"
         self.replica = Replica(model, config, context.device)
         settings = deepspeed_config.merged(config, context.layout)
+        exact = {}
+        if config.train.precision == "bf16":
+            exact = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         if self._stage == 0:
             settings["gradient_clipping"] = 0.0  # there DeepSpeed clips, but does not tell the norm: we clip
         self.engine, *_ = deepspeed.initialize(
@@ -96,6 +99,9 @@ class DeepSpeed(HoldsReplica):
             config=settings,
             dist_init_required=False,
         )
+        for name, weight in model.named_parameters():
+            if name in exact:  # DeepSpeed makes its fp32 weights of those already rounded to bf16
+                deepspeed.utils.safe_set_full_fp32_param(weight, exact[name])
         self._marks = marks_on(deepspeed.comm.comm.cdb, context.device)
 
     def step(

@@ -33,7 +33,8 @@ def read(path: str) -> Tree:
         tree = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(
-            f"parallel.deepspeed_config={path}: {error.strerror}. Give the path of a DeepSpeed JSON file, or leave it unset."
+            f"parallel.deepspeed_config={path}: {error.strerror}. Give the path of a DeepSpeed JSON file, or leave it "
+            "unset."
         ) from error
     except ValueError as error:
         raise UserError(f"parallel.deepspeed_config={path} is not JSON: {error}.") from error
@@ -62,8 +63,9 @@ def contradictions(config: Config, layout: Layout) -> list[str]:
     except UserError as error:
         return [str(error)]
     found = []
+    off = [name for name, section in theirs.items() if isinstance(section, dict) and section.get("enabled") is False]
     for key, value in _leaves(theirs).items():
-        problem = _contradiction(key, value, ours, config)
+        problem = None if key.split(".")[0] in off and key not in ours else _contradiction(key, value, ours, config)
         if problem:
             found.append(f"{path}: {problem}")
     return found
@@ -72,18 +74,18 @@ def contradictions(config: Config, layout: Layout) -> list[str]:
 def merged(config: Config, layout: Layout) -> Tree:
     """Return what `deepspeed.initialize` is given: the user's keys, and the run's where it decides."""
     theirs = read(config.parallel.deepspeed_config) if config.parallel.deepspeed_config else {}
-    for section in ("optimizer", *OF_THE_RUN):
-        theirs.pop(section, None)
+    for ignored in ("optimizer", *OF_THE_RUN):
+        theirs.pop(ignored, None)
     tree = _without_auto(theirs)
     tree.setdefault("steps_per_print", NEVER)
     tree.setdefault("zero_allow_untested_optimizer", True)
     for key, (value, _) in _decided(config, layout).items():
         if not key.startswith("optimizer."):
             *sections, name = key.split(".")
-            place = tree
-            for each in sections:
-                place = place.setdefault(each, {})
-            place[name] = value
+            target = tree
+            for section in sections:
+                target = target.setdefault(section, {})
+            target[name] = value
     return tree
 
 
@@ -120,14 +122,17 @@ def _contradiction(key: str, value: Any, ours: dict[str, tuple[Any, str]], confi
             f"optimizer.warmup_steps={config.optimizer.warmup_steps}; leave 'scheduler' out"
         )
     if section in OF_THE_RUN:
-        if not value or key.endswith((".type", ".dtype")) or value == 1:
+        if not value or (type(value) is int and value == 1):
             return None
         return f"{key}={_json(value)} changes the work in a way that no key of the run's config has; leave it out"
     if key in ours:
         expected, source = ours[key]
         if _equal(value, expected):
             return None
-        return f'{key}={_json(value)}, but the run\'s config says {_json(expected)} ({source}); make them equal, or use "auto"'
+        return (
+            f"{key}={_json(value)}, but the run's config says {_json(expected)} ({source}); make them equal, or use "
+            '"auto"'
+        )
     if section == "optimizer":
         return f"{key}={_json(value)} has no counterpart in the run's config, whose optimizer is AdamW; leave it out"
     return None

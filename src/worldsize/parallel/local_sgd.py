@@ -1,9 +1,9 @@
 """Local steps between averages, for slow links: each rank trains by itself and weights are averaged every k steps.
 
 Plain averaging is local SGD (Stich 2019, arXiv:1805.09767). With an outer step (DiLoCo, Douillard et al. 2023,
-arXiv:2311.08105) the averaged change of the weights since the last average is a gradient for SGD with Nesterov momentum.
-It is not the same training as on one device: what it reaches is compared by loss at equal tokens. AdamW's moments stay
-each rank's own, and each rank clips its own gradient.
+arXiv:2311.08105) the averaged change of the weights since the last average is a gradient for SGD with Nesterov
+momentum. It is not the same training as on one device: what it reaches is compared by loss at equal tokens. AdamW's
+moments stay each rank's own, and each rank clips its own gradient.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class LocalSGD(HoldsReplica):
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
     ) -> StepOutput:
         loss_sum = self.replica.forward_backward(micro_batches)
-        # Its own samples' sum over the global count, times the ranks: over all ranks these average to the whole gradient.
+        # Its own sum over the global count, times the ranks: over the ranks these average to the whole gradient.
         for weight in self.replica.model.parameters():
             if weight.grad is not None:
                 weight.grad.mul_(self._num_ranks)
@@ -107,7 +107,7 @@ class LocalSGD(HoldsReplica):
             weight.div_(self._num_ranks)
 
     def _outer_step(self) -> None:
-        """Take the way from the last anchors to the averaged weights as a step's gradient; none under plain averaging."""
+        """Step along the way from the last anchors to the averaged weights; nothing to do under plain averaging."""
         if self._outer is None:
             return
         anchors = self._outer.param_groups[0]["params"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import StepClock
+    from worldsize.measure.pipeline_log import Replayed
     from worldsize.models.cost import ModelDescription
     from worldsize.parallel.context import RankContext
     from worldsize.train.stage_replica import StageReplica
@@ -57,6 +58,8 @@ class Pipeline(HoldsReplica):
 
         self.prepared = prepare_pipeline(model, config, context, describe(config.model), self.schedule_of(config))
         self.replica = self.prepared.replica
+        self.config = self.prepared.config
+        """With the cut that was chosen, which `communication` needs where it was measured."""
 
     def step(
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
@@ -80,6 +83,12 @@ class Pipeline(HoldsReplica):
         if self.prepared.axis is not None:
             self.prepared.axis.clock = None
         return StepOutput(loss_sum, grad_norm)
+
+    def replayed(self) -> Replayed | None:
+        """Return what the latest steps say of the bubble; None where none was noted."""
+        from worldsize.measure.pipeline_log import replayed
+
+        return replayed(self.prepared.log, self.prepared.schedule, self.prepared.num_micro_batches)
 
     def evaluate(self, batch: Batch) -> Tensor:
         engine = self.prepared.engine

@@ -105,12 +105,12 @@ def placement_of(parallel: ParallelConfig) -> Placement:
 def stages_for(config: Config, layout: Layout, measured: PartCosts | None = None) -> Stages:
     """Return the config's cut of a resolved model that has a block for each stage; `measured` costs go first."""
     parallel = config.parallel
-    num_blocks = parallel.stage_layers
-    if num_blocks is None:
-        costs = PartCosts(0.0, 1.0, 0.0)
-        if parallel.stage_balance != "equal":
-            costs = measured or forward_flop_by_part(config.model)
-        num_blocks = balanced(costs, config.model.num_layers, layout.pp * stages_per_rank(parallel))
+    if parallel.stage_layers is not None:
+        return Stages(tuple(parallel.stage_layers), layout.pp, placement_of(parallel))
+    costs = PartCosts(0.0, 1.0, 0.0)
+    if parallel.stage_balance != "equal":
+        costs = measured or forward_flop_by_part(config.model)
+    num_blocks = balanced(costs, config.model.num_layers, layout.pp * stages_per_rank(parallel))
     return Stages(num_blocks, layout.pp, placement_of(parallel))
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import BF16_BYTES, ModelDescription, kept_bytes
+from worldsize.models.cost import BF16_BYTES, FP32_BYTES, ModelDescription, kept_bytes
 from worldsize.parallel.fsdp import FullyShardedDataParallel, padded_numel
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.records import CollectiveCount
@@ -33,9 +33,9 @@ def undivided(config: Config, tp: int) -> list[str]:
     common = math.gcd(*known.values())
     fitting = [degree for degree in range(2, common + 1) if common % degree == 0]
     nearest = sorted(sorted(fitting, key=lambda degree: abs(degree - tp))[:2])
-    instead = (
-        f"use parallel.tp={' or '.join(map(str, nearest))}" if nearest else "no parallel.tp > 1 divides this model"
-    )
+    instead = f"use parallel.tp={' or '.join(map(str, nearest))}"
+    if not nearest:
+        instead = "no other degree divides this model, so use parallel.strategy=fsdp"
     return [f"parallel.tp={tp} does not divide {', '.join(odd)}; {instead}, or change the model"]
 
 
@@ -117,6 +117,8 @@ def gradients(config: Config, layout: Layout, model: ModelDescription) -> Totals
     totals: Totals = Counter()
     own_part = padded_numel(whole, layout.fsdp) // layout.fsdp
     totals["all_reduce", "tp", layout.tp] = (own_part + clips) * wide_bytes
+    if config.train.precision == "fp16":  # the loss scaler's word on whether any rank's gradient overflowed
+        totals["all_reduce", "tp", layout.tp] += FP32_BYTES
     if layout.dp > 1:
         totals["all_reduce", "dp", layout.dp] = held.num_parameters * wide_bytes
     if layout.fsdp > 1:

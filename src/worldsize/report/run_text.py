@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from worldsize.records import Measured, Problem, RunRecord, RunResult
+from worldsize.records import Bubble, Measured, Problem, RunRecord, RunResult
 
 
 def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) -> str:
@@ -20,6 +20,8 @@ def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) 
     ]
     if result.exposed_communication is not None:
         lines.append(("exchange", _exchange(result)))
+    if result.bubble is not None:
+        lines.append(("bubble", _bubble(result.bubble)))
     if result.measuring_cost is not None:
         cost = result.measuring_cost
         low, high = (1e2 * bound / result.step_time_s.median for bound in (cost.per_step_s.low, cost.per_step_s.high))
@@ -93,6 +95,15 @@ def _arithmetic(record: RunRecord, result: RunResult) -> str:
     if result.mfu_vs_stock_matmul is not None:
         parts.append(f"{1e2 * result.mfu_vs_stock_matmul:.1f} % of torch's own")
     return ", ".join(parts)
+
+
+def _bubble(bubble: Bubble) -> str:
+    return (
+        f"{bubble.schedule}, {bubble.num_micro_batches} micro batches over stages of "
+        f"{', '.join(map(str, bubble.stage_layers))} blocks: ideal {1e2 * bubble.ideal_share:.1f} %, "
+        f"simulated {1e2 * bubble.simulated_share:.1f} % ({bubble.simulated_s * 1e3:.1f} ms), "
+        f"observed {1e2 * bubble.observed_share:.1f} % ({_interval_ms(bubble.observed_s)})"
+    )
 
 
 def _exchange(result: RunResult) -> str:

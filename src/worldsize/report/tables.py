@@ -89,6 +89,26 @@ def communication(result: StudyResult) -> Table | None:
     return Table("Exposed communication of one step, measured in independent ways; mean over ranks.", columns)
 
 
+def bubble(result: StudyResult) -> Table | None:
+    """The idle time of pipelines by formula, by replay and as observed; None when no cell is one."""
+    cells = [cell for cell in result.cells if cell.bubble]
+    if not cells:
+        return None
+    known = [cell.bubble for cell in cells if cell.bubble]
+    unit = time_unit(each.observed_s.median for each in known)
+    because = labels.unless_run("not recorded")
+    columns = [*identity(result, cells), words("schedule", "schedule", [each.schedule for each in known])]
+    for key, title, of in (
+        ("ideal_share", "ideal", PERCENT),
+        ("simulated_share", "simulated", PERCENT),
+        ("observed_share", "observed", PERCENT),
+        ("simulated_s", "simulated time", unit),
+        ("observed_s", "observed time", unit),
+    ):
+        columns.append(column(cells, key, title, lambda c, k=key: getattr(c.bubble, k, None), of, because))  # type: ignore[misc]
+    return Table("Bubble: what a pipeline's ranks idle, of idle and computing time together; mean over ranks.", columns)
+
+
 def devices(result: StudyResult) -> Table:
     """Memory, use of the device's arithmetic, and what measuring cost."""
     cells = result.cells
@@ -136,6 +156,7 @@ def tables(result: StudyResult) -> list[Table]:
             phases(result),
             lost_time(result),
             communication(result),
+            bubble(result),
             training(result),
             devices(result),
         )

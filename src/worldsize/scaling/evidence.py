@@ -8,7 +8,7 @@ from worldsize.config.rates import rate_text
 from worldsize.records import CommunicationBytes, EmulatedNetwork
 from worldsize.scaling.pair import Pair
 from worldsize.scaling.wording import devices, percent, time_interval, time_text
-from worldsize.study.comparability import loss_differences, tolerance_at
+from worldsize.study.comparability import STEP_BY_STEP, loss_differences, tolerance_at
 from worldsize.study.files import Run
 from worldsize.study.records import CellResult
 
@@ -63,11 +63,12 @@ def _work(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> str 
 def _losses(pair: Pair, runs: Sequence[Run], baseline_runs: Sequence[Run]) -> str | None:
     if pair.scaling == "weak":
         return None
-    theirs = baseline_runs[0].result.losses
+    theirs = baseline_runs[0].result.losses[:STEP_BY_STEP]
     largest = max((gap for run in runs for gap in loss_differences(run.result.losses, theirs)), default=0.0)
     allowed = tolerance_at(runs[0], len(theirs) - 1)
+    first = "the first " if len(runs[0].result.losses) > STEP_BY_STEP else ""
     return (
-        f"Losses differ from the baseline's by at most {largest:.1e} relative over {len(theirs)} steps "
+        f"Losses differ from the baseline's by at most {largest:.1e} relative over {first}{len(theirs)} steps "
         f"({runs[0].config.train.precision} allows {allowed:.0e})."
     )
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from worldsize.parallel.local_sgd import period_of
 from worldsize.records import Measured, Problem
+from worldsize.scaling.rules_maths import other_maths
 from worldsize.scaling.rules_timing import TIMING_RULES
 from worldsize.scaling.slow_rank import slow_ranks
 from worldsize.scaling.speedup import relative_width
 from worldsize.scaling.wording import percent
 from worldsize.study.cells import MeasuredCell
-from worldsize.study.comparability import changes_maths, checksums_at, compare, in_runs
+from worldsize.study.comparability import checksums_at, compare, in_runs
 from worldsize.study.files import Run
 from worldsize.study.grid import Scaling
 
@@ -57,19 +58,6 @@ def every_rank_all_data(context: Context) -> list[Problem]:
         )
 
     return in_runs("every-rank-all-data", "blocks", context.cell.runs, find)
-
-
-def other_maths(context: Context) -> list[Problem]:
-    """A strategy that trains otherwise than one device would: its steps are as many, but not the same training."""
-    runs = [*context.cell.runs, *context.baseline.runs]
-    names = sorted({run.result.strategy for run in runs if changes_maths(run)})
-    if context.cell.is_baseline or not names:
-        return []
-    message = (
-        f"{' and '.join(names)} trains otherwise than one device would, so that the ratio of step times is no speedup of "
-        f"the same training: compare the time to a loss, and the loss at equal tokens"
-    )
-    return [Problem(rule="other-maths", severity="warns", message=message)]
 
 
 def samples_not_prescribed(context: Context) -> list[Problem]:

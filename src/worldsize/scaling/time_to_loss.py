@@ -73,8 +73,8 @@ def _equal_tokens(pair: Pair) -> list[str]:
         return []
     if pair.cell.other_maths:
         return [
-            f"Loss at equal tokens ({ours.tokens:,}): {ours.loss:.3f} under {pair.cell.strategy}, {theirs.loss:.3f} under "
-            f"{pair.baseline.strategy}."
+            f"Loss at equal tokens ({ours.tokens:,}): {ours.loss:.3f} under {pair.cell.strategy}, {theirs.loss:.3f} "
+            f"under {pair.baseline.strategy}."
         ]
     if pair.cell.global_batch == pair.baseline.global_batch:
         return []

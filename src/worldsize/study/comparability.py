@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, Literal
 
 from worldsize.parallel.registry import strategies
@@ -25,6 +26,12 @@ LOSS_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "tf32": 2e-3, "fp16": 2e-3, "bf16"
 reduced formats' tolerances are two to four times their unit roundoff (2^-11 for tf32 and fp16, 2^-8 for bf16)."""
 TOLERANCE_HOLDS_STEPS = 50
 """From here on the tolerance grows in proportion to the step: rounding differences grow while a model trains."""
+STEP_BY_STEP = 100
+"""Steps whose losses are compared one by one. Later, what rounding began has grown so far that single steps of the same
+training part; their means over MEAN_STEPS do not."""
+MEAN_STEPS = 50
+MEAN_TOLERANCE = 0.02
+"""Largest relative difference of such a mean; where a step is allowed more, so is the mean."""
 DROPOUT_TOLERANCE = 0.05
 """Dropout masks depend on the layout, so that losses agree only roughly."""
 
@@ -145,16 +152,30 @@ def loss_differences(ours: Sequence[float], theirs: Sequence[float]) -> list[flo
 def _losses(run: Run, reference: Run, scaling: Scaling) -> str | None:
     if scaling == "weak" or changes_maths(run) or changes_maths(reference):
         return None
-    ours, theirs = run.result.losses, reference.result.losses
-    beyond = [step for step, gap in enumerate(loss_differences(ours, theirs)) if gap > tolerance_at(run, step)]
-    if not beyond:
-        return None
-    step = beyond[0]
-    return (
-        f"the loss of step {step} is {ours[step]:.6g}, the baseline's {theirs[step]:.6g}: further apart than "
-        f"{tolerance_at(run, step):.0e} relative, which {run.config.train.precision} allows; {len(beyond)} of "
-        f"{len(ours)} steps are"
-    )
+    ours, theirs = (each.result.losses for each in (run, reference))
+    gaps = loss_differences(ours[:STEP_BY_STEP], theirs)
+    beyond = [step for step, gap in enumerate(gaps) if gap > tolerance_at(run, step)]
+    if beyond:
+        step = beyond[0]
+        return (
+            f"the loss of step {step} is {ours[step]:.6g}, the baseline's {theirs[step]:.6g}: further apart than "
+            f"{tolerance_at(run, step):.0e} relative, which {run.config.train.precision} allows; {len(beyond)} of "
+            f"{len(gaps)} steps are"
+        )
+    return _mean_losses(run, ours, theirs)
+
+
+def _mean_losses(run: Run, ours: Sequence[float], theirs: Sequence[float]) -> str | None:
+    """Compare the means of the steps beyond STEP_BY_STEP, whole groups of MEAN_STEPS."""
+    for first in range(STEP_BY_STEP, min(len(ours), len(theirs)) - MEAN_STEPS + 1, MEAN_STEPS):
+        means = [mean(losses[first : first + MEAN_STEPS]) for losses in (ours, theirs)]
+        allowed = max(MEAN_TOLERANCE, tolerance_at(run, STEP_BY_STEP))
+        if loss_differences(means[:1], means[1:])[0] > allowed:
+            return (
+                f"the mean loss of steps {first} to {first + MEAN_STEPS - 1} is {means[0]:.6g}, the baseline's "
+                f"{means[1]:.6g}: further apart than {allowed:.0%}"
+            )
+    return None
 
 
 def _tokens(run: Run, reference: Run, _: Scaling) -> str | None:

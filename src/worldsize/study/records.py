@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from worldsize.records import SCHEMA_VERSION, Environment, ExposedCommunication, Measured, Problem, Record
+from worldsize.records import SCHEMA_VERSION, Bubble, Environment, ExposedCommunication, Measured, Problem, Record
 from worldsize.scaling.fit_records import LawFits
 from worldsize.scaling.noise_scale import NoiseScale
 from worldsize.scaling.what_if import WhatIf
@@ -92,6 +92,7 @@ class CellResult(Record):
     )
     exposed_communication_share: float | None = Field(None, description="of the step time")
     exposed_communication: ExposedCommunication | None = None
+    bubble: Bubble | None = Field(None, description="None where ranks are no pipeline")
     compute_to_communication: float | None = Field(
         None, description="compute_s / exposed_communication_s; None when nothing is exposed"
     )

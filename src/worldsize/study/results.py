@@ -10,7 +10,7 @@ from typing import Any
 from worldsize.errors import UserError
 from worldsize.measure.statistics import measured
 from worldsize.measure.summary import disagreement
-from worldsize.records import PHASES, ExposedCommunication, Measured, Problem
+from worldsize.records import PHASES, Bubble, ExposedCommunication, Measured, Problem
 from worldsize.scaling.batch_noise import noise_scale_of
 from worldsize.scaling.break_even import break_even, wire_of
 from worldsize.scaling.lost_time import lost_time
@@ -191,6 +191,7 @@ def _add_measurements(result: CellResult, cell: MeasuredCell) -> None:
     result.exposed_communication_share = exposed_s / time.median
     result.compute_to_communication = result.phases_s.get("compute_s", 0.0) / exposed_s if exposed_s > 0 else None
     result.exposed_communication = _exposed(cell.runs)
+    result.bubble = _bubble(cell.runs)
     result.peak_memory_bytes = max(max(run.result.peak_memory_bytes) for run in cell.runs)
     result.mfu = _median_of(cell.runs, lambda run: run.result.mfu)
     result.mfu_vs_measured_matmul = _median_of(cell.runs, lambda run: run.result.mfu_vs_measured_matmul)
@@ -216,6 +217,18 @@ def _phases(runs: Sequence[Run], step_s: float) -> dict[str, float]:
 def _median_of(runs: Sequence[Run], value_of: Callable[[Run], float | None]) -> float | None:
     values = [value for run in runs if (value := value_of(run)) is not None]
     return median(values) if values else None
+
+
+def _bubble(runs: Sequence[Run]) -> Bubble | None:
+    """Return the bubble over the repeats: observed samples are one median a repeat."""
+    known = [run.result.bubble for run in runs if run.result.bubble]
+    if not known:
+        return None
+    means = {
+        name: mean(getattr(each, name) for each in known)
+        for name in ("simulated_s", "simulated_share", "observed_share")
+    }
+    return known[0].model_copy(update={**means, "observed_s": measured([each.observed_s.median for each in known])})
 
 
 def _exposed(runs: Sequence[Run]) -> ExposedCommunication | None:

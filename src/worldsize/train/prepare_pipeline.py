@@ -19,6 +19,7 @@ from worldsize.parallel.stages import Stages, stages_for
 from worldsize.parallel.tensor_axis import TensorAxis
 from worldsize.parallel.tensor_plan import apply
 from worldsize.train.loss import loss_sum
+from worldsize.train.measured_costs import measured_costs
 from worldsize.train.pipeline_engine import Engine, Shapes
 from worldsize.train.precision import AUTOCAST
 from worldsize.train.stage import Stage, keep_only
@@ -29,6 +30,8 @@ from worldsize.train.stage_replica import Groups, StageReplica, TensorStageRepli
 class PreparedPipeline:
     """What a strategy steps with."""
 
+    config: Config
+    """With `parallel.stage_layers` set to the cut."""
     stages: Stages
     modules: Mapping[int, Stage]
     """This rank's stages by their index."""
@@ -46,6 +49,7 @@ def prepare_pipeline(
 ) -> PreparedPipeline:
     """Cut the model in place and set up this rank's part. A collective: called on every rank."""
     tied = config.model.tied_head
+    config = with_cut(model, config, context)
     stages = stages_for(config, context.layout)
     pp_rank = context.layout.coordinates(context.rank)["pp"]
     mesh = mesh_of(context)
@@ -73,7 +77,16 @@ def prepare_pipeline(
         modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, config.train.label_smoothing
     )
     log = PipelineLog(context.device, stages, pp_rank, group)
-    return PreparedPipeline(stages, modules, replica, engine, log, schedule, batches.accumulation, axis)
+    return PreparedPipeline(config, stages, modules, replica, engine, log, schedule, batches.accumulation, axis)
+
+
+def with_cut(model: nn.Module, config: Config, context: RankContext) -> Config:
+    """Return the config with the blocks of each stage set, by rank 0's timing where they are to be measured."""
+    measures = config.parallel.stage_balance == "measured" and config.parallel.stage_layers is None
+    costs = context.gather(measured_costs(model, config, context))[0] if measures else None
+    layers = stages_for(config, context.layout, costs).num_blocks
+    parallel = config.parallel.model_copy(update={"stage_layers": list(layers)})
+    return config.model_copy(update={"parallel": parallel})
 
 
 def _replica(

@@ -36,8 +36,9 @@ def probe(running: Running) -> dict[str, list[float]]:
     """Time each variant once a round, its place in the round moving on; return seconds by variant, one a round.
 
     All ranks start a step together (a barrier outside the timed part), since without an exchange nothing else keeps
-    them in step. Where ranks exchange every k steps alone, a round takes k steps and gives their mean. A strategy that cannot leave its exchange out has no such variant. Called on every rank; synchronises
-    the device at both ends of each step.
+    them in step. Where ranks exchange every k steps alone, a round takes k steps and gives their mean. A strategy that
+    cannot leave its exchange out has no such variant. Called on every rank; synchronises the device at both ends of
+    each round.
     """
     context, period = running.context, period_of(running.config)
     num_rounds = whole_periods(running.config.measure.probe_rounds, period) // period

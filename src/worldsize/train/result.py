@@ -13,10 +13,12 @@ from worldsize.measure import summary
 from worldsize.measure.energy import EnergyMeter
 from worldsize.measure.matmul import MatmulRates
 from worldsize.measure.peaks import peak_flop_per_s
+from worldsize.measure.pipeline_log import Replayed
 from worldsize.measure.statistics import measured
 from worldsize.measure.trace import TracedStep
 from worldsize.parallel.local_sgd import period_of
 from worldsize.records import (
+    Bubble,
     CommunicationBytes,
     ExposedCommunication,
     MeasuringCost,
@@ -43,6 +45,7 @@ class RankReport:
     energy_j: float | None
     probes_s: dict[str, list[float]]
     traced: list[TracedStep]
+    replayed: Replayed | None = None
 
 
 def result_of(
@@ -88,6 +91,7 @@ def result_of(
         ranks=[_rank_summary(rank, report, paced[rank]) for rank, report in enumerate(reports)],
         communication_bytes=communication,
         exposed_communication=_exposed(paced, reports, period) if world_size > 1 else None,
+        bubble=_bubble(rows, reports[0].replayed),
         model_flop_per_s=flop_per_s,
         mfu=flop_per_s / peak if peak else None,
         mfu_absent_because=None if peak else peak_note,
@@ -126,6 +130,8 @@ def _exposed(rows: summary.Rows, reports: Sequence[RankReport], period: int) -> 
         copies_s=[_means([step.copies_s for step in report.traced], period) for report in reports],
         traced_step_s=[_means([step.wall_s for step in report.traced], period) for report in reports],
     )
+    if reports[0].replayed is not None:  # a rank's trace cannot tell a wait for a stage that computes from a transfer
+        exposed.trace_s = None
     if not can_skip:
         exposed.ablation_absent_because = CANNOT_SKIP
     return exposed
@@ -134,6 +140,24 @@ def _exposed(rows: summary.Rows, reports: Sequence[RankReport], period: int) -> 
 def _means(values: Sequence[float], period: int) -> list[float]:
     """Return the mean of each `period` values."""
     return [mean(values[start : start + period]) for start in range(0, len(values), period)]
+
+
+def _bubble(rows: summary.Rows, replayed: Replayed | None) -> Bubble | None:
+    """Return the bubble three ways: that of the first replica's replay beside that of all ranks' timed steps."""
+    if replayed is None:
+        return None
+    observed_s = summary.phase_samples_s(rows, "bubble_s")
+    compute_s = summary.phase_samples_s(rows, "compute_s")
+    return Bubble(
+        schedule=replayed.schedule,
+        num_micro_batches=replayed.num_micro_batches,
+        stage_layers=list(replayed.stage_layers),
+        ideal_share=replayed.ideal_share,
+        simulated_s=replayed.simulated_s,
+        simulated_share=replayed.simulated_share,
+        observed_s=measured(observed_s),
+        observed_share=sum(observed_s) / (sum(observed_s) + sum(compute_s)),
+    )
 
 
 def _measuring_cost(reports: Sequence[RankReport], step_time_s: float, marks_s: float) -> MeasuringCost | None:

@@ -32,6 +32,7 @@ from worldsize.models.build import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.local_sgd import period_of
+from worldsize.parallel.pipeline import Pipeline
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, EmulatedNetwork, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
@@ -91,10 +92,12 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         log.evaluations[-1].translation = translate_held_out(running, held_out)
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
-    report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced)
+    replayed = strategy.replayed() if isinstance(strategy, Pipeline) else None
+    report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced, replayed)
     reports = context.gather(report)
     if context.is_main:
-        predicted = strategy.communication(config, context.layout, cost.describe(config.model))
+        settled = strategy.config if isinstance(strategy, Pipeline) else config
+        predicted = strategy.communication(settled, context.layout, cost.describe(config.model))
         communication = CommunicationBytes(predicted=predicted, observed=observed)
         writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
@@ -182,7 +185,7 @@ def _record(job: Job, context: RankContext, model: torch.nn.Module, data: TaskDa
         layout=context.layout.as_dict(),
         strategy=strategy_name(config.parallel, context.world_size),
         tokens_digest=data.digest,
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=cost.describe(config.model).num_parameters,
         flop_per_token=cost.flop_per_token(config.model, causal=True, lengths=_lengths(samples)),
         environment=environment.describe(
             torch_version=torch.__version__,
@@ -240,7 +243,7 @@ def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[Collecti
 
 
 def _observed(running: Running, events: list[Event]) -> list[CollectiveCount]:
-    """Return one step's collectives: by the libraries' own events in the trace where these tell all, else by the dispatcher."""
+    """Return one step's collectives: by the libraries' own events where these tell all, else by the dispatcher."""
     layout = running.context.layout
     if layout.world_size == 1:
         return []

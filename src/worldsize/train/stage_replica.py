@@ -60,6 +60,8 @@ class StageReplica(Replica):
         self.notes: StepNotes | None = None
         self.dtype = next(model.parameters()).dtype
         """Of weights, of the residual stream between stages and of losses."""
+        if of_tensor:
+            of_tensor["description"] = description
         super().__init__(model, config, device, **of_tensor)
 
     def sum_gradients(self) -> None:
