@@ -23,6 +23,7 @@ from worldsize.checkpoint_folder import Manifest
 from worldsize.config import messages
 from worldsize.config.load import presets
 from worldsize.config.write import scalar
+from worldsize.inference.quantization_records import QuantizationReport
 from worldsize.launch.records import LaunchBook
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
 from worldsize.study.runner import RunTiming
@@ -51,6 +52,11 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         RunFailure,
     ),
     ("BENCH/bench.json", "What `worldsize bench --json` prints.", BenchResult),
+    (
+        "DIR/quantization.json",
+        "What `worldsize quantize --json` prints, in its --out.",
+        QuantizationReport,
+    ),
     ("STUDY/results.json", "What `worldsize study --json` and `worldsize report --json` print.", StudyResult),
 )
 """Every JSON file, when it is written, and the record that a line or the whole of it is."""

@@ -95,6 +95,16 @@ def test_zeros_stay_zeros(matrix: type[Matrix]) -> None:
     assert torch.equal(packed.linear(torch.ones(2, 40)), torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("matrix", [Int8, Int4])
+def test_what_is_not_finite_is_not_rounded_away(matrix: type[Matrix], bad: float) -> None:
+    for found in (matrix.pack(numbers(70, 40, seed=1)), matrix.pack(numbers(70, 40, seed=1)).ready()):
+        x_NI = numbers(3, 40, seed=2)
+        x_NI[1, 17] = bad
+        finite_N = found.linear(x_NI).isfinite().all(-1)
+        assert finite_N.tolist() == [True, False, True]
+
+
 needs_kernels = pytest.mark.skipif(kernels.why_not() is not None, reason=f"no kernels: {kernels.why_not()}")
 
 

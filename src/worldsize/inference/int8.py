@@ -81,9 +81,12 @@ class Int8Kernel(Matrix):
 
 
 def to_int8(rows_NI: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows as int8 and the scale_N that each is to be multiplied by; a row of zeros has the scale 1."""
+    """Return rows as int8 and the scale_N that each is to be multiplied by; a row of zeros has the scale 1.
+
+    The scale of a row with a number that is not finite is not finite either, so that what comes of it shows.
+    """
     scale_N = rows_NI.abs().amax(-1) / LARGEST
-    scale_N = torch.where(scale_N > 0, scale_N, 1.0)
+    scale_N = torch.where(scale_N == 0, 1.0, scale_N)
     return (rows_NI / scale_N.unsqueeze(-1)).round().to(torch.int8), scale_N
 
 

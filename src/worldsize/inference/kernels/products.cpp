@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels.h"
@@ -102,12 +103,15 @@ void int4_rows(const Rows& rows, int64_t first, const uint8_t* weight, const uin
 
 float round_row(const float* x_I, int64_t num_inputs, int64_t padded, int8_t* out_I, int32_t* sums_G) {
   __m512 largest = _mm512_setzero_ps();
+  __mmask16 not_a_number = 0;  // which a maximum would pass over
   for (int64_t i = 0; i < num_inputs; i += LANES) {
     const __mmask16 here = num_inputs - i >= LANES ? 0xffff : static_cast<__mmask16>((1u << (num_inputs - i)) - 1);
-    largest = _mm512_max_ps(largest, _mm512_abs_ps(_mm512_maskz_loadu_ps(here, x_I + i)));
+    const __m512 x = _mm512_maskz_loadu_ps(here, x_I + i);
+    not_a_number |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(x));
   }
-  float scale = _mm512_reduce_max_ps(largest) / 127.0f;
-  if (!(scale > 0)) scale = 1.0f;
+  float scale = not_a_number ? NAN : _mm512_reduce_max_ps(largest) / 127.0f;
+  if (scale == 0) scale = 1.0f;
   const __m512 divisor = _mm512_set1_ps(scale);
   for (int64_t i = 0; i < padded; i += LANES) {
     const int64_t left = num_inputs - i, room = padded - i;
