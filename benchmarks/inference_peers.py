@@ -183,7 +183,7 @@ class LlamaCpp:
         path = files.gguf_file(folder, precision)
         dims = files.dims(folder)
         self.vocab_size = dims["vocab_size"]
-        self.read_bytes = path.stat().st_size - dims["n_positions"] * dims["n_embd"] * (4 if precision == "f32" else 2)
+        self.read_bytes = path.stat().st_size - dims["n_positions"] * dims["n_embd"] * 4
         llama_cpp.llama_backend_init()
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()

@@ -182,12 +182,16 @@ def figures(
 
 
 def judge(goal: Goal, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return whether the best of ours reaches a goal, or None where one of the two sides is absent."""
+    """Return whether the best of ours reaches a goal, or None where one of the two sides is absent.
+
+    Four bits against a peer's eight would be no comparison, so int4 does not count.
+    """
     ours = [
         row
         for row in rows
         if row["task"] == goal.task
         and row["contender"].startswith(OURS)
+        and "int4" not in row["contender"]
         and row["kernel"] == goal.with_kernel
         and goal.peer in row["times_peer"]
     ]
