@@ -20,7 +20,13 @@ from worldsize.inference.quantization_records import REPORT, QuantizationReport
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
-SHAPE = ["model.d_model=64", "model.num_layers=2", "train.steps=60", "train.global_batch=8", "checkpoint.every_steps=60"]
+SHAPE = [
+    "model.d_model=64",
+    "model.num_layers=2",
+    "train.steps=60",
+    "train.global_batch=8",
+    "checkpoint.every_steps=60",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +78,9 @@ def test_rows_say_what_the_folders_hold(run: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_the_comparison_is_that_of_the_two_models(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_comparison_is_that_of_the_two_models(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Once more, in this process: the original by the training module, the quantized one by evaluate."""
     text = tmp_path / "text.txt"
     text.write_text("Line 12 of a book that falls by 7. Line 13 of a book that rises by 12.\n" * 6)

@@ -31,7 +31,7 @@ COMMANDS = {
     "export": "Write a model out for other programs.",
     "profile": "Show which operators and functions take the time.",
     "lab": "Emulate hosts and their network on this Linux machine.",
-    "doctor": "Say what this machine has for training, and what is wrong with it.",
+    "doctor": "Say what this machine has for training, and what is wrong.",
     "config": "Show what a run would be, and where each value came from.",
 }
 """Command → one-line help, in the order of the help page. The module is worldsize.cli.COMMAND."""

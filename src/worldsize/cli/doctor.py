@@ -24,7 +24,7 @@ def doctor(
     ] = Path("out"),
     json_output: JsonOption = False,
 ) -> None:
-    """Say what this machine has for training, and what is wrong with it.
+    """Say what this machine has for training, and what is wrong.
 
     \b
     worldsize doctor

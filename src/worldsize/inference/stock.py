@@ -123,7 +123,9 @@ class TorchDynamic(Stock):
         with quiet():
             layer = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
             layer.weight = nn.Parameter(weight_OI.detach().float())
-            quantized: Any = torch.ao.quantization.quantize_dynamic(nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-untyped-call]
+            quantized: Any = torch.ao.quantization.quantize_dynamic(
+                nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8
+            )  # type: ignore[no-untyped-call]
             weight = quantized[0].weight()
             assert weight.q_zero_point() == 0, "symmetric by default"
             return cls(weight.int_repr(), torch.tensor(weight.q_scale()))
