@@ -29,9 +29,7 @@ def test_the_compilers_settings_are_where_this_was_written_for() -> None:
 @pytest.mark.parametrize(("model", "method"), [(gpt(), "int8"), (llama(), "int4")], ids=["gpt int8", "llama int4"])
 def test_compiled_decoding_gives_the_same_logits(model: ModelConfig, method: str) -> None:
     ours, ids_BT = opened(model), tokens(2, 20)
-    eager, graphs = (
-        Engine(ours, method_name=method, num_slots=2, compile_decoding=chosen) for chosen in (False, True)
-    )
+    eager, graphs = (Engine(ours, method_name=method, num_slots=2, compile_decoding=chosen) for chosen in (False, True))
     for place in range(3):
         positions_B = torch.tensor([place, place])
         expected_BV = eager.decode(ids_BT[:, place], positions_B)
@@ -58,6 +56,7 @@ def test_a_compiled_row_in_pytorch_alone(method: str, monkeypatch: pytest.Monkey
 def test_too_many_shapes_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_SHAPES", 2)
     step = compiled(lambda x: x + 1)
-    with pytest.raises(Exception, match="recompile_limit"):
-        for size in range(1, 6):
-            step(torch.zeros(size))
+    for size in (1, 2):
+        step(torch.zeros(size))
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit, match="recompile_limit"):
+        step(torch.zeros(3))
