@@ -21,12 +21,8 @@ from worldsize.inference.quantization_records import REPORT, QuantizationReport
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 SHAPE = [
-    "model.d_model=64",
-    "model.num_layers=2",
-    "train.steps=60",
-    "train.global_batch=8",
-    "checkpoint.every_steps=60",
-]
+    "model.d_model=64", "model.num_layers=2", "train.steps=60", "train.global_batch=8", "checkpoint.every_steps=60",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +58,7 @@ def test_rows_say_what_the_folders_hold(run: Path, tmp_path: Path, capsys: pytes
     assert found["refused"] == []
     assert (out / "quality_by_size.png").read_bytes()[:4] == b"\x89PNG"
     for name, row in rows.items():
-        files = [file for file in (out / name).iterdir()]
+        files = list((out / name).iterdir())
         assert sum(row["sizes"].values()) == sum(file.stat().st_size for file in files)
         assert not [file for file in files if file.suffix in (".pt", ".bin", ".pkl")]
         assert row["sizes"]["buffers_bytes"] == 0
@@ -78,9 +74,7 @@ def test_rows_say_what_the_folders_hold(run: Path, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_the_comparison_is_that_of_the_two_models(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_comparison_is_that_of_the_models(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Once more, in this process: the original by the training module, the quantized one by evaluate."""
     text = tmp_path / "text.txt"
     text.write_text("Line 12 of a book that falls by 7. Line 13 of a book that rises by 12.\n" * 6)

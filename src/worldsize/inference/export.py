@@ -19,8 +19,8 @@ from worldsize.models.hf_weights import weights_to_hf
 def export(opened: OpenedModel, out: Path, format_: str) -> list[Path]:
     """Write a model into the new folder `out`, whole or not at all; return its files.
 
-    Raises UserError for an unknown format, a folder that is there already, or a model that the format cannot hold or that is
-    quantized.
+    Raises UserError for an unknown format, a folder that is there already, or a model that is quantized or that the
+    format cannot hold.
     """
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)

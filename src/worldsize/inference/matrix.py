@@ -1,7 +1,7 @@
 """Weight matrices as a back-end keeps them: pack once, then multiply and look rows up.
 
-A back-end is a subclass of Matrix with plain tensors as buffers: they are what a file holds. Activations are fp32 between
-matrices; what a product computes in is the back-end's own affair.
+A back-end is a subclass of Matrix with plain tensors as buffers: they are what a file holds. Activations are fp32
+between matrices; what a product computes in is the back-end's own affair.
 
 Letters: N rows of the input, I inputs, O outputs (rows of the weight); `...` any leading dimensions.
 """

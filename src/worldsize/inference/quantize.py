@@ -1,4 +1,7 @@
-"""A model saved with fewer bits, and what that cost: a method yields a row only when its folder was loaded and run anew."""
+"""A model saved with fewer bits, and what that cost.
+
+A method yields a row only when its folder was loaded by a new process and ran there.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The quantization that PyTorch's own libraries offer, as back-ends: torchao's, and the old dynamic quantization.
 
-They are what tutorials show, so they do what those do: linear layers are quantized and the token embedding is not, which
-parts it from a head that it was tied to. Letters as in matrix.py.
+They are what tutorials show, so they do what those do: linear layers are quantized and the token embedding is not,
+which parts it from a head that it was tied to. Letters as in matrix.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
@@ -32,7 +31,7 @@ class Stock(Matrix):
         raise NotImplementedError("only its products are quantized")
 
     @classmethod
-    @functools.cache  # noqa: B019  (one answer a class)
+    @functools.cache
     def why_not(cls) -> str | None:
         """Try it on a small weight: what a library lacks here, it says then."""
         try:
@@ -123,9 +122,8 @@ class TorchDynamic(Stock):
         with quiet():
             layer = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
             layer.weight = nn.Parameter(weight_OI.detach().float())
-            quantized: Any = torch.ao.quantization.quantize_dynamic(
-                nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8
-            )  # type: ignore[no-untyped-call]
+            dynamic: Any = torch.ao.quantization.quantize_dynamic
+            quantized = dynamic(nn.Sequential(layer), {nn.Linear}, dtype=torch.qint8)
             weight = quantized[0].weight()
             assert weight.q_zero_point() == 0, "symmetric by default"
             return cls(weight.int_repr(), torch.tensor(weight.q_scale()))

@@ -14,7 +14,7 @@ SMALLEST_KL = 1e-9
 
 @theme.styled
 def quality_by_size(report: QuantizationReport) -> Figure:
-    """A point for each method: megabytes on disk along x, divergence from the original up y; down and left is better."""
+    """A point for each method: megabytes on disk along x, divergence from the original up y; lower left is better."""
     axes = frame.frame(170, left_pt=48)
     axes.set_yscale("log")
     axes.grid(axis="both")
