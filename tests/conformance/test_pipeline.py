@@ -39,7 +39,8 @@ def execute(rank: int, world_size: int, config: Config) -> Executed:
     strategy = strategies()[config.parallel.strategy]()
     strategy.prepare(build(config.model, 0, "cpu"), config, context)
     assert config.train.micro_batch is not None
-    batches = micro_batches(UnevenSamples(), np.arange(config.train.global_batch), config.train.micro_batch, 99)  # type: ignore[arg-type]
+    ids = np.arange(config.train.global_batch)
+    batches = micro_batches(UnevenSamples(), ids, config.train.micro_batch, 99, step=0)  # type: ignore[arg-type]
     clock = clock_for(context.device)
     for _ in range(2):
         clock.start()

@@ -174,11 +174,17 @@ class DeepSpeed(HoldsReplica):
             whole = state["model"][name]
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
                 parameter.data.copy_(whole)
-            safe_set_full_fp32_param(parameter, whole)
+            safe_set_full_fp32_param(parameter, self._for_partitions(whole))
             for key in MOMENTS:
-                safe_set_full_optimizer_state(parameter, moments[name][key], key)
+                safe_set_full_optimizer_state(parameter, self._for_partitions(moments[name][key]), key)
         for kept in self.replica.optimizer.state.values():
             kept["step"].copy_(moments[name]["step"])
+
+    def _for_partitions(self, whole: Tensor) -> Tensor:
+        """Return a tensor as DeepSpeed cuts it up: stage 3 takes equal parts of a flat one, and does not pad the last."""
+        import torch.nn.functional as F
+
+        return F.pad(whole.flatten(), (0, -whole.numel() % self._num_ranks)) if self._stage == 3 else whole
 
     def state(self) -> dict[str, Any]:
         """Return weights and moments whole, gathered from DeepSpeed's partitions. A collective on every rank."""
