@@ -84,7 +84,7 @@ class DeepSpeed(HoldsReplica):
         from worldsize.measure.deepspeed_clock import marks_on
 
         self._stage = deepspeed_config.stage_of(config)
-        self._num_ranks = context.layout.dp
+        self._rank, self._num_ranks = context.rank, context.layout.dp
         self._keeps_whole = self._stage < 3 and config.train.precision != "bf16"
         self.replica = Replica(model, config, context.device)
         settings = deepspeed_config.merged(config, context.layout)
@@ -167,24 +167,31 @@ class DeepSpeed(HoldsReplica):
             self.replica.load_state(state)
             return
         import deepspeed
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed import utils
 
+        if self._stage == 3:  # by parts, since DeepSpeed does not pad a whole whose parts are unequal
+            set_weight, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        else:
+            set_weight, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
         moments = state["optimizer"]["state"]
         for name, parameter in self.replica.model.named_parameters():
             whole = state["model"][name]
             with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
                 parameter.data.copy_(whole)
-            safe_set_full_fp32_param(parameter, self._for_partitions(whole))
+            set_weight(parameter, self._part_of(whole))
             for key in MOMENTS:
-                safe_set_full_optimizer_state(parameter, self._for_partitions(moments[name][key]), key)
+                set_moment(parameter, self._part_of(moments[name][key]), key)
         for kept in self.replica.optimizer.state.values():
             kept["step"].copy_(moments[name]["step"])
 
-    def _for_partitions(self, whole: Tensor) -> Tensor:
-        """Return a tensor as DeepSpeed cuts it up: stage 3 takes equal parts of a flat one, and does not pad the last."""
+    def _part_of(self, whole: Tensor) -> Tensor:
+        """Return this rank's equal part of the flat tensor, padded at its end, under stage 3; else the tensor."""
         import torch.nn.functional as F
 
-        return F.pad(whole.flatten(), (0, -whole.numel() % self._num_ranks)) if self._stage == 3 else whole
+        if self._stage < 3:
+            return whole
+        padded = F.pad(whole.flatten(), (0, -whole.numel() % self._num_ranks))
+        return padded.chunk(self._num_ranks)[self._rank]
 
     def state(self) -> dict[str, Any]:
         """Return weights and moments whole, gathered from DeepSpeed's partitions. A collective on every rank."""
