@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "conformance.md"
-NOT_ROWS = ("test_gpu.py", "test_runs.py")
-"""Files whose tests are not one property of one row."""
+TABLE = {"test_strategies.py": "", "test_double.py": "in fp64, ", "test_checkpoints.py": "resumed, "}
+"""Files whose tests are properties of rows, and what their properties are called by."""
 
 HEAD = """\
 # Conformance: every strategy against one device
@@ -44,17 +45,35 @@ class Cell:
 
 
 def cells_of(outcomes: Sequence[Mapping[str, str | None]]) -> list[Cell]:
-    """Return the cells among the tests: those with an id '<row> on <ranks>', or '<row>' alone on 2."""
+    """Return the cells among the tests of TABLE: those with an id '<row> on <ranks>' or '<row>-<ranks>'."""
     cells = []
     for each in outcomes:
-        found = re.fullmatch(r"tests/conformance/(\w+\.py)::test_(\w+)\[(.+?)(?: on (\d+))?\]", each["test"] or "")
-        if found and found[1] not in NOT_ROWS:
-            cells.append(Cell(found[3], found[4] or "2", found[2], each["outcome"] or "", each["reason"]))
+        found = re.fullmatch(r"tests/conformance/(\w+\.py)::test_(\w+)\[(.+?)(?: on |-)(\d+)\]", _name(each))
+        if found and found[1] in TABLE:
+            test = TABLE[found[1]] + found[2].replace("_", " ")
+            cells.append(Cell(found[3], found[4], test, each["outcome"] or "", each["reason"]))
     return cells
 
 
-def page_of(cells: Sequence[Cell], took_s: float) -> str:
+def others_of(outcomes: Sequence[Mapping[str, str | None]]) -> dict[str, Counter[str]]:
+    """Return how the tests ended that are no cells, by their names."""
+    others: dict[str, Counter[str]] = {}
+    for each in outcomes:
+        if not cells_of([each]):
+            found = re.match(r"tests/conformance/test_(\w+)\.py::test_(\w+)", _name(each))
+            assert found
+            name = f"{found[1]}: {found[2]}".replace("_", " ")
+            others.setdefault(name, Counter())[each["outcome"] or ""] += 1
+    return others
+
+
+def _name(outcome: Mapping[str, str | None]) -> str:
+    return (outcome["test"] or "").encode().decode("unicode_escape")
+
+
+def page_of(outcomes: Sequence[Mapping[str, str | None]], took_s: float) -> str:
     """Return the page: one line a row, one column a property, then the properties and the reasons in words."""
+    cells = cells_of(outcomes)
     tests = list(dict.fromkeys(cell.test for cell in cells))
     rows = list(dict.fromkeys(cell.row for cell in cells))
     reasons = list(dict.fromkeys(cell.reason for cell in cells if cell.reason))
@@ -67,10 +86,13 @@ def page_of(cells: Sequence[Cell], took_s: float) -> str:
         told = [_told(by_place.get((row, test), []), reasons) for test in tests]
         lines.append(f"| {row} | " + " | ".join(told) + " |")
     lines += ["", "## Properties", ""]
-    lines += [f"{number}. {test.replace('_', ' ')}" for number, test in zip(numbers, tests, strict=True)]
+    lines += [f"{number}. {test}" for number, test in zip(numbers, tests, strict=True)]
     if reasons:
         lines += ["", "## Reasons", ""]
         lines += [f"- {_letter(index)}: {reason}" for index, reason in enumerate(reasons)]
+    lines += ["", "## Beside the table", "", "| tests | passed | skipped | failed |", "| --- | --- | --- | --- |"]
+    for name, ends in others_of(outcomes).items():
+        lines.append(f"| {name} | {ends['passed']} | {ends['skipped']} | {ends['failed']} |")
     lines += [
         "",
         f"The run took {took_s:.0f} s on {os.cpu_count()} cores under Python {platform.python_version()}.",
@@ -98,9 +120,9 @@ def main() -> int:
         environment = os.environ | {"WORLDSIZE_CONFORMANCE": str(found)}
         ended = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/conformance"], cwd=ROOT, env=environment)
         took_s = time.perf_counter() - began_s
-        cells = cells_of(json.loads(found.read_text()))
-    PAGE.write_text(page_of(cells, took_s))
-    print(f"{PAGE.relative_to(ROOT)} written: {len(cells)} cells")
+        outcomes = json.loads(found.read_text())
+    PAGE.write_text(page_of(outcomes, took_s))
+    print(f"{PAGE.relative_to(ROOT)} written: {len(cells_of(outcomes))} cells")
     return ended.returncode
 
 

@@ -32,7 +32,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2": (2, {"strategy": "ddp"}),
     "allreduce2": (2, {"strategy": "allreduce"}),
     "fsdp2": (2, {"strategy": "fsdp"}),
-    "zero2 on 2": (2, {"strategy": "fsdp", "zero_stage": 2}),
+    "zero2": (2, {"strategy": "fsdp", "zero_stage": 2}),
     "fsdp4": (4, {"strategy": "fsdp"}),
     "dp2×fsdp2": (4, {"strategy": "fsdp", "dp": 2}),
     "tp2": (2, {"strategy": "tensor"}),
@@ -75,6 +75,7 @@ def with_dropout(config: Config, **train: Any) -> Config:
 
 ALSO_ON_4 = ("allreduce", "ddp, small buckets", "fsdp", "fsdp, rows that do not divide")
 RESUMED = [(name, min(case.world_sizes)) for name, case in CASES.items() if name not in NOT_BIT_FOR_BIT]
+RESUMED = [(name, world_size) for name, world_size in RESUMED if world_size <= 4]
 RESUMED += [(name, 4) for name in ALSO_ON_4]
 
 
