@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worldsize.config.schema import LabConfig
+from worldsize.config.around import LabConfig
 from worldsize.errors import UserError
 from worldsize.launch.lab import emulated
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsize.config import rules
+from worldsize.config.cautions import cautions
 from worldsize.config.load import PRESETS, default_d_ff, from_dict, leaves, load, preset_path, presets, resolve
 from worldsize.config.messages import all_keys
 from worldsize.config.schema import Config, ModelConfig
@@ -91,7 +92,7 @@ def test_every_preset_is_legal_on_1_to_8_devices(name: str, world_size: int) -> 
     loaded = load(None, preset=name)
     rules.check(loaded.config, world_size)
     resolve(loaded, world_size, 256)
-    assert rules.cautions(loaded.config) == []
+    assert cautions(loaded.config) == []
 
 
 def test_every_preset_says_in_its_first_line_what_it_is_for() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsize.config import rules
+from worldsize.config.cautions import cautions
 from worldsize.config.load import load
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.errors import UserError
@@ -114,8 +115,8 @@ def test_the_widths_that_are_proposed_divide(d_model: int, num_heads: int) -> No
 def test_cautions_are_said_and_stop_nothing(overrides: list[str], caution: str) -> None:
     config = load(None, overrides).config
     rules.check(config, 1)
-    assert [text[: len(caution)] for text in rules.cautions(config)] == [caution]
-    assert rules.cautions(Config()) == []
+    assert [text[: len(caution)] for text in cautions(config)] == [caution]
+    assert cautions(Config()) == []
 
 
 def test_only_tf32_needs_a_gpu() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.launch.test_jobs import cells
 from tests.study.synthetic import make_run
-from worldsize.config.schema import LaunchConfig
+from worldsize.config.around import LaunchConfig
 from worldsize.errors import UserError
 from worldsize.launch.cost import cost_text, estimate, time_limit_s
 from worldsize.launch.jobs import jobs_by_cell, shapes_of

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.emulated import skip_without_lab
-from worldsize.config.schema import LabConfig
+from worldsize.config.around import LabConfig
 from worldsize.errors import UserError
 from worldsize.launch import lab
 from worldsize.launch.lab import Lab, host_cores, setup_commands
@@ -153,7 +153,7 @@ def test_an_error_leaves_no_host() -> None:
 
 HOLDS_A_LAB = """
 import subprocess, time
-from worldsize.config.schema import LabConfig
+from worldsize.config.around import LabConfig
 from worldsize.launch.lab import emulated
 with emulated(LabConfig(hosts=2, link="1gbit"), 2) as made:
     child = subprocess.Popen([*made.place(1).prefix, "sleep", "600"])

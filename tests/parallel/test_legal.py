@@ -6,6 +6,7 @@ import pytest
 
 from tests.conformance.steps import config_of
 from worldsize.config import rules
+from worldsize.config.cautions import cautions
 from worldsize.errors import UserError
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.registry import strategies
@@ -146,9 +147,9 @@ def test_compression_is_refused_where_nothing_would_be_compressed() -> None:
 
 
 def test_a_zero_stage_that_nothing_reads_is_a_caution() -> None:
-    (caution,) = rules.cautions(config_of(parallel={"strategy": "ddp", "zero_stage": 2}))
+    (caution,) = cautions(config_of(parallel={"strategy": "ddp", "zero_stage": 2}))
     assert caution.startswith("parallel.zero_stage=2 has no effect under parallel.strategy=ddp")
-    assert rules.cautions(config_of(parallel={"strategy": "fsdp", "zero_stage": 2})) == []
+    assert cautions(config_of(parallel={"strategy": "fsdp", "zero_stage": 2})) == []
 
 
 def test_without_deepspeed_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,20 +160,20 @@ def test_without_deepspeed_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_local_settings_that_nothing_reads_are_cautions() -> None:
     config = config_of(parallel={"strategy": "ddp", "local_steps": 4, "deepspeed_config": "ds.json"})
-    steps, json_file = rules.cautions(config)
+    steps, json_file = cautions(config)
     assert steps.startswith("parallel.local_steps=4 without effect under parallel.strategy=ddp")
     assert json_file.startswith("parallel.deepspeed_config is not read")
-    assert rules.cautions(config_of(parallel={"strategy": "local_sgd", "local_steps": 4})) == []
+    assert cautions(config_of(parallel={"strategy": "local_sgd", "local_steps": 4})) == []
 
 
 def test_pipeline_keys_that_nothing_reads_are_a_caution() -> None:
     keys = {"pipeline_schedule": "gpipe", "stage_balance": "equal"}
-    (caution,) = rules.cautions(config_of(parallel={"strategy": "ddp", **keys}))
+    (caution,) = cautions(config_of(parallel={"strategy": "ddp", **keys}))
     assert caution == (
         "parallel.pipeline_schedule=gpipe, parallel.stage_balance=equal has no effect under parallel.strategy=ddp; it "
         "is pipeline's."
     )
-    assert rules.cautions(config_of(parallel={"strategy": "pipeline", **keys})) == []
+    assert cautions(config_of(parallel={"strategy": "pipeline", **keys})) == []
 
 
 def test_a_pipelines_micro_batches_are_four_a_rank_where_unset() -> None:

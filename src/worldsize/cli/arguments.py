@@ -92,7 +92,7 @@ def use_threads(threads: int) -> None:
 
 def warn(config: Config) -> None:
     """Say on standard error what is legal but probably not meant."""
-    from worldsize.config.rules import cautions
+    from worldsize.config.cautions import cautions
 
     if os.environ.get("RANK", "0") == "0":
         for caution in cautions(config):

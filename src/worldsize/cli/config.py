@@ -11,6 +11,7 @@ import typer
 from worldsize.cli import note
 from worldsize.cli.arguments import ConfigArguments, JsonOption, NprocOption, PresetOption, check_nproc, split_config
 from worldsize.config import rules, write
+from worldsize.config.cautions import cautions
 from worldsize.config.load import Loaded, load, presets, resolve
 from worldsize.config.schema import Config
 from worldsize.errors import UserError
@@ -53,16 +54,16 @@ def config(
 
 
 def _print_config(loaded: Loaded, world_size: int, as_json: bool) -> None:
-    cautions = rules.cautions(loaded.config)
+    cautioned = cautions(loaded.config)
     if as_json:
-        tree = {"world_size": world_size, **write.to_json(loaded), "cautions": cautions}
+        tree = {"world_size": world_size, **write.to_json(loaded), "cautions": cautioned}
         print(json.dumps(tree, indent=2))
         return
     print(f"# {_title(world_size)}; after each value, where it came from.")
     if loaded.config.model.vocab_size is None:
         print("# model.vocab_size follows from the tokenizer when the corpus is read.")
     print(write.to_yaml(loaded), end="")
-    for caution in cautions:
+    for caution in cautioned:
         note(f"note: {caution}")
 
 

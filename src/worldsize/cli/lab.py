@@ -46,7 +46,7 @@ def lab(
     them by itself. Without a command an all-reduce measures what the links give. Needs root. To study what a link does
     to training: worldsize study run.yaml --nproc 1,2 --hosts 2 --link 1gbit
     """
-    from worldsize.config.schema import LabConfig
+    from worldsize.config.around import LabConfig
     from worldsize.launch import lab as emulation
 
     if clean:

@@ -10,7 +10,9 @@ from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
-from worldsize.config.schema import ONE_LINE, ONE_WORD, Config, Section
+from worldsize.config.around import ONE_LINE, ONE_WORD
+from worldsize.config.schema import Config
+from worldsize.config.section import Section
 from worldsize.errors import UserError, nearest
 
 OTHER_NAMES = {

@@ -1,7 +1,7 @@
 """Rules that need two values or the world size: one small function each, asked before anything is launched.
 
 A rule returns the problem in words (what is given, what is allowed, what to type), or None. `check` raises all problems
-at once. `cautions` returns what is legal but seldom meant: it is said and recorded, and nothing stops.
+at once. What is legal but seldom meant is in `cautions.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from worldsize.config import messages
 from worldsize.config.rates import parse_rate
-from worldsize.config.schema import Config, ParallelConfig
+from worldsize.config.schema import Config
 from worldsize.errors import UserError, unknown
 from worldsize.models.cost import is_hugging_face
 from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
@@ -31,11 +31,6 @@ def check(config: Config, world_size: int) -> None:
     problems += ranks_divide_over_hosts(config, world_size)
     if problems:
         raise messages.join(problems)
-
-
-def cautions(config: Config) -> list[str]:
-    """Return a sentence for each thing that is legal, but probably not what was meant."""
-    return [caution for rule in CAUTIONS if (caution := rule(config))]
 
 
 def heads_divide_width(config: Config) -> str | None:
@@ -264,99 +259,3 @@ def ranks_divide_over_hosts(config: Config, world_size: int) -> list[str]:
         return []
     nearest = f"{world_size // hosts * hosts} or {world_size // hosts * hosts + hosts}"
     return [f"{world_size} ranks do not divide over lab.hosts={hosts}. Nearest world sizes that do: {nearest}."]
-
-
-def learning_rate_is_reached(config: Config) -> str | None:
-    """A run that ends within its learning-rate warm-up is timed correctly, but says little about the loss."""
-    warmup, steps = config.optimizer.warmup_steps, config.train.steps
-    if warmup < steps:
-        return None
-    return (
-        f"optimizer.warmup_steps={warmup} is not less than train.steps={steps}: the run never trains "
-        "at its learning rate, so read nothing into its loss."
-    )
-
-
-def evaluation_interval_has_effect(config: Config) -> str | None:
-    if config.train.eval_every_steps is None or config.train.eval_samples > 0:
-        return None
-    return f"train.eval_every_steps={config.train.eval_every_steps} has no effect, as train.eval_samples=0."
-
-
-def zero_stage_has_effect(config: Config) -> str | None:
-    if config.parallel.zero_stage in (None, 3) or config.parallel.strategy in ("fsdp", "deepspeed"):
-        return None
-    return (
-        f"parallel.zero_stage={config.parallel.zero_stage} has no effect under parallel.strategy="
-        f"{config.parallel.strategy}; it is fsdp's and deepspeed's."
-    )
-
-
-def link_has_effect(config: Config) -> str | None:
-    if config.lab.hosts > 1 or (config.lab.link is None and config.lab.latency_ms == 0):
-        return None
-    return "lab.link and lab.latency_ms have no effect, as lab.hosts=1."
-
-
-def token_dropout_has_effect(config: Config) -> str | None:
-    if config.train.token_dropout == 0 or config.data.task == "classification":
-        return None
-    return f"train.token_dropout has no effect under data.task={config.data.task}; it is classification's."
-
-
-def packing_has_effect(config: Config) -> str | None:
-    if not config.data.packing or config.data.task == "translation":
-        return None
-    return f"data.packing=true has no effect under data.task={config.data.task}; it is translation's."
-
-
-def local_steps_have_effect(config: Config) -> str | None:
-    parallel, unset = config.parallel, ParallelConfig()
-    keys = ("local_steps", "outer_learning_rate", "outer_momentum")
-    given = [
-        f"parallel.{key}={getattr(parallel, key)}" for key in keys if getattr(parallel, key) != getattr(unset, key)
-    ]
-    if not given or parallel.strategy == "local_sgd":
-        return None
-    return f"{' and '.join(given)} without effect under parallel.strategy={parallel.strategy}: local_sgd's alone."
-
-
-def deepspeed_config_has_effect(config: Config) -> str | None:
-    if config.parallel.deepspeed_config is None or config.parallel.strategy == "deepspeed":
-        return None
-    return f"parallel.deepspeed_config is not read under parallel.strategy={config.parallel.strategy}."
-
-
-def powersgd_goes_on_otherwise(config: Config) -> str | None:
-    if config.checkpoint.every_steps is None or config.parallel.gradient_compression != "powersgd":
-        return None
-    return (
-        "what parallel.gradient_compression=powersgd leaves out of an exchange is not in a checkpoint: a run that is "
-        "resumed goes on with slightly other losses than one that is not interrupted."
-    )
-
-
-def pipeline_keys_have_effect(config: Config) -> str | None:
-    parallel, default = config.parallel, ParallelConfig()
-    changed = [
-        f"parallel.{key}={getattr(parallel, key)}"
-        for key in ("pipeline_schedule", "stages_per_rank", "stage_layers", "stage_balance")
-        if getattr(parallel, key) != getattr(default, key)
-    ]
-    if not changed or parallel.strategy in ("pipeline", "model_parallel"):
-        return None
-    return f"{', '.join(changed)} has no effect under parallel.strategy={parallel.strategy}; it is pipeline's."
-
-
-CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
-    learning_rate_is_reached,
-    evaluation_interval_has_effect,
-    zero_stage_has_effect,
-    link_has_effect,
-    packing_has_effect,
-    local_steps_have_effect,
-    deepspeed_config_has_effect,
-    powersgd_goes_on_otherwise,
-    token_dropout_has_effect,
-    pipeline_keys_have_effect,
-)

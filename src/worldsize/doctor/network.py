@@ -116,7 +116,7 @@ def kernel_clock_state() -> int | None:
 
 def emulation() -> list[Finding]:
     """Whether `worldsize lab` can make hosts here, and what of it this kernel lacks."""
-    from worldsize.config.schema import LabConfig
+    from worldsize.config.around import LabConfig
     from worldsize.launch import lab
 
     try:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldsize.config.around import LaunchConfig
 from worldsize.config.load import Loaded, from_dict
-from worldsize.config.schema import LaunchConfig
 from worldsize.config.write import to_yaml
 from worldsize.errors import UserError
 from worldsize.records import Origin

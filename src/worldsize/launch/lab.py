@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
+from worldsize.config.around import LabConfig
 from worldsize.config.rates import parse_rate
-from worldsize.config.schema import LabConfig
 from worldsize.errors import UserError
 from worldsize.records import EmulatedNetwork
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from worldsize.config.schema import Config, LaunchConfig
+from worldsize.config.around import LaunchConfig
+from worldsize.config.schema import Config
 from worldsize.errors import RunError
 from worldsize.launch.engine import Status, ask
 from worldsize.launch.jobs import FOLDER, Job, config_path
