@@ -77,7 +77,7 @@ PYTHON: tuple[tuple[str, str], ...] = (
     ("worldsize.config.load", "resolve"),
     ("worldsize.config.load", "from_dict"),
     ("worldsize.config.rules", "check"),
-    ("worldsize.config.rules", "cautions"),
+    ("worldsize.config.cautions", "cautions"),
     ("worldsize.models.cost", "num_parameters"),
     ("worldsize.models.cost", "flop_per_token"),
     ("worldsize.models.cost", "describe"),

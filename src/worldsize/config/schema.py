@@ -211,8 +211,10 @@ class ParallelConfig(Section):
         description="what ddp exchanges: gradients as they are, rounded to 16 bits, or PowerSGD's low-rank factors",
     )
     powersgd_rank: int = Field(4, ge=1, description="rank of PowerSGD's factors")
-    zero_stage: Literal[0, 1, 2, 3] | None = Field(
+    zero_stage: int | None = Field(
         None,
+        ge=0,
+        le=3,
         description="what fsdp (2, 3) and deepspeed (0-3) shard: 1 = the optimizer, 2 = gradients too, 3 = parameters too; unset = deepspeed_config's, else 3",
     )
     deepspeed_config: str | None = Field(
