@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from worldsize import cli, records
+from worldsize.bench.records import BenchResult
 from worldsize.checkpoint_folder import Manifest
 from worldsize.config import messages
 from worldsize.config.load import presets
@@ -55,6 +56,7 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "What `worldsize quantize --json` prints, in its --out.",
         QuantizationReport,
     ),
+    ("BENCH/bench.json", "What `worldsize bench --json` prints.", BenchResult),
     ("STUDY/results.json", "What `worldsize study --json` and `worldsize report --json` print.", StudyResult),
 )
 """Every JSON file, when it is written, and the record that a line or the whole of it is."""

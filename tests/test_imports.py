@@ -22,6 +22,9 @@ NEEDS_TORCH = (
     "worldsize.models.build",
     "worldsize.models.encoder",
     "worldsize.models.segments",
+    "worldsize.bench.load",
+    "worldsize.bench.run",
+    "worldsize.bench.speed",
     "worldsize.train.",
     "worldsize.measure.",
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -39,3 +42,21 @@ def test_an_allocation_can_be_written_to_its_end() -> None:
     arena.fill_(7)
     assert arena.shape == (size_bytes,)
     assert int(arena.sum()) == 7 * size_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="Linux alone tells of its mappings")
+def test_the_mapping_is_of_the_kind_that_gets_huge_pages() -> None:
+    """Private, and advised ("hg"): shared ones get none unless the machine's owner says so."""
+    held = allocate(4 * HUGE_PAGE_BYTES)
+    address = held.data_ptr()
+    mapping: list[str] = []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            low, high = (int(end, 16) for end in line.split()[0].split("-"))
+            mapping = [line] if low <= address < high else []
+        elif mapping:
+            mapping.append(line)
+            if line.startswith("VmFlags:"):
+                break
+    assert mapping[0].split()[1] == "rw-p"
+    assert "hg" in mapping[-1].split()

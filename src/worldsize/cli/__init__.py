@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "Explain what was measured, on one page or as data.",
     "audit": "Say which speedups stand, in anybody's numbers.",
     "generate": "Let a model write on from a prompt.",
+    "bench": "Say how fast a model answers, by each way to keep its weights.",
     "evaluate": "Say how well a model predicts a text.",
     "quantize": "Make a model smaller, and say what that cost.",
     "export": "Write a model out for other programs.",

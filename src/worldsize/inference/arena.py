@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 HUGE_PAGE_BYTES = 2 * 2**20
 ALIGNMENT_BYTES = 64
+PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+"""Python's mappings are shared unless told otherwise, and Linux gives shared memory no huge pages by default."""
 
 
 def into_arena(module: nn.Module) -> int:
@@ -38,7 +40,8 @@ def into_arena(module: nn.Module) -> int:
 
 def allocate(size_bytes: int) -> Tensor:
     """Return uint8 zeros that begin on a huge page's border; they live as long as a tensor looks at them."""
-    mapping = mmap.mmap(-1, _rounded(size_bytes, HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES)
+    num_bytes = _rounded(size_bytes, HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES
+    mapping = mmap.mmap(-1, num_bytes, flags=PRIVATE) if PRIVATE else mmap.mmap(-1, num_bytes)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
             mapping.madvise(mmap.MADV_HUGEPAGE)

@@ -1,14 +1,15 @@
 """Continuous batching: requests join and leave a running batch between tokens.
 
-One turn of `step` is: waiting requests take free slots; the request that joined first among those whose prompt is not
-yet taken in has one chunk of it taken in; every request past its prompt gets one token. So a long prompt delays the
-others' next token by one chunk at most.
+One turn of `step` is: waiting requests take free slots; those whose prompts are not yet taken in have chunks of them
+taken in, in the order in which they came, as many as make one chunk's tokens together; every request past its prompt
+gets one token. So prompts, however long or many, delay the others' next token by one chunk at most.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -39,6 +40,8 @@ class Event:
     request: int
     token: int
     ended: Ended | None
+    at_s: float
+    """When the token was known, by the batcher's clock."""
 
 
 @dataclass
@@ -64,10 +67,13 @@ class _Row:
 class Batcher:
     """Serves requests on an engine's slots. Not for several threads at once."""
 
-    def __init__(self, engine: Engine, *, fixed_shape: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, *, fixed_shape: bool = False, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         """`fixed_shape`: every step computes all slots, so that a row's arithmetic never depends on how many others
-        there are; otherwise only the slots up to the last one in use."""
+        there are; otherwise only the slots up to the last one in use. `clock` returns seconds."""
         self.engine = engine
+        self._clock = clock
         self._fixed_shape = fixed_shape
         self._rows: list[_Row | None] = [None] * engine.num_slots
         self._waiting: deque[_Row] = deque()
@@ -108,37 +114,49 @@ class Batcher:
                 self._rows[slot] = self._waiting.popleft()
 
     def _prefill(self) -> list[Event]:
+        """Take in whole chunks only: where a prompt is cut does not depend on what else is waiting."""
+        events: list[Event] = []
+        room = self.engine.chunk
         waiting = [(row.index, slot) for slot, row in enumerate(self._rows) if row is not None and row.prefilling]
-        if not waiting:
-            return []
-        slot = min(waiting)[1]
-        row = self._row(slot)
-        start = row.num_prefilled
-        chunk = row.request.prompt[start : start + self.engine.chunk]
-        logits_V = self.engine.prefill(slot, chunk, start)
-        row.num_prefilled += len(chunk)
-        return [] if row.prefilling else [self._take(slot, logits_V)]
+        for _, slot in sorted(waiting):
+            row = self._row(slot)
+            while row.prefilling:
+                start = row.num_prefilled
+                chunk = row.request.prompt[start : start + self.engine.chunk]
+                if len(chunk) > room:
+                    return events
+                logits_V = self.engine.prefill(slot, chunk, start)
+                row.num_prefilled += len(chunk)
+                room -= len(chunk)
+                if row.num_prefilled == len(row.request.prompt):
+                    events.append(self._take(slot, row.chooser.choose(logits_V)))
+        return events
 
     def _decode(self) -> list[Event]:
         running = [slot for slot, row in enumerate(self._rows) if row is not None and row.tokens]
         if not running:
             return []
-        num_rows = self.engine.num_slots if self._fixed_shape else running[-1] + 1
-        rows = self._rows[:num_rows]
+        num_slots = self.engine.num_slots
+        rows = self._rows[: num_slots if self._fixed_shape else self.engine.num_rows(running[-1] + 1)]
         tokens_B = torch.tensor([row.tokens[-1] if row and row.tokens else 0 for row in rows])
         positions_B = torch.tensor([row.position if row else 0 for row in rows])
         logits_BV = self.engine.decode(tokens_B, positions_B)
-        return [self._take(slot, logits_BV[slot]) for slot in running]
+        likeliest = logits_BV.argmax(-1).tolist()
+        events = []
+        for slot in running:
+            row = self._row(slot)
+            greedy = row.request.sampling.temperature == 0
+            events.append(self._take(slot, likeliest[slot] if greedy else row.chooser.choose(logits_BV[slot])))
+        return events
 
-    def _take(self, slot: int, logits_V: torch.Tensor) -> Event:
+    def _take(self, slot: int, token: int) -> Event:
         """Give a row its next token, and its slot to the next one when it has ended."""
         row = self._row(slot)
-        token = row.chooser.choose(logits_V)
         row.tokens.append(token)
         ended = self._ended(row)
         if ended is not None:
             self._rows[slot] = None
-        return Event(row.index, token, ended)
+        return Event(row.index, token, ended, self._clock())
 
     def _ended(self, row: _Row) -> Ended | None:
         if row.tokens[-1] == row.request.stop_token:

@@ -42,6 +42,8 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
 
 def linear_without_gradient(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Return x·weightᵀ + bias, as `linear` does; the first call is seconds sooner, since no compiler is loaded."""
+    if torch.compiler.is_compiling():
+        return linear(x, weight_OI, bias_O)
     if ONEDNN_IS_FASTER and _is_plain_fp32_on_cpu(x, weight_OI):
         return _product(x, weight_OI, bias_O)
     return F.linear(x, weight_OI, bias_O)
