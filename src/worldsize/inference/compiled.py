@@ -1,7 +1,7 @@
 """One decoding step as a graph that torch's compiler has made, for each shape that occurs.
 
-Where it can, the graph is compiled ahead of time (AOTInductor): a call then costs none of the compiler's guards, which for
-a small model take as long as the step. The stock libraries' tensors need torch.compile instead.
+Where it can, the graph is compiled ahead of time (AOTInductor): a call then costs none of the compiler's guards, which
+for a small model take as long as the step. The stock libraries' tensors need torch.compile instead.
 
 This file holds private names of torch (2.11-2.13): `torch._inductor`'s functions for compiling ahead of time, and the
 settings in `torch._dynamo.config`; tests/inference/test_compiled.py pins them.
