@@ -13,11 +13,13 @@ from torch import Tensor
 
 from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
-from worldsize.inference.compiled import compiled as graph_of
+from worldsize.inference.compiled import Graphs
+from worldsize.inference.matrix import Matrix
 from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
 from worldsize.inference.packing import pack
+from worldsize.models.cost import dims_of
 
 LENGTH_STEP = 64
 """Attention looks at the cache up to a multiple of this, so that few different shapes occur."""
@@ -39,6 +41,7 @@ class Engine:
         compile_decoding: bool = False,
     ) -> None:
         """`compile_decoding`: decode by graphs of torch's compiler; the first step of each shape takes up to a minute.
+        It needs a C++ compiler, and is without effect for a method that cannot be compiled.
 
         `length` unset is the model's whole context; `method_name` unset is what the model was quantized with, or
         fp32. Raises UserError for an unknown method, another than the model was quantized with,
@@ -53,21 +56,22 @@ class Engine:
         self.length = min(length or opened.model.context_length, opened.model.context_length)
         self.num_slots = num_slots
         self.chunk = chunk
-        self.vocab_size = opened.tokenizer.vocab_size if opened.tokenizer else opened.model.vocab_size
+        self.vocab_size = opened.tokenizer.vocab_size if opened.tokenizer else dims_of(opened.model).vocab_size
         """No token beyond the tokenizer's is ever chosen: the rows after it only round the embedding up."""
         self.cache = Cache.empty(opened.model, num_slots, self.length)
         self._rows_S = torch.arange(num_slots)
-        self._compiled = compile_decoding
-        self._step = graph_of(self._next_logits) if compile_decoding else self._next_logits
+        compiles = all(module.compiles for module in self.network.modules() if isinstance(module, Matrix))
+        graphs = compile_decoding and compiles
+        self._graphs = Graphs(self.network, self.cache, self.vocab_size) if graphs else None
 
     @property
     def compiled(self) -> bool:
         """Whether decoding runs as graphs of torch's compiler."""
-        return self._compiled
+        return self._graphs is not None
 
     def num_rows(self, num_used: int) -> int:
         """Return how many rows a step computes when the first `num_used` are to be: more share a compiled graph."""
-        return min(1 << (num_used - 1).bit_length(), self.num_slots) if self._compiled else num_used
+        return min(1 << (num_used - 1).bit_length(), self.num_slots) if self.compiled else num_used
 
     @torch.inference_mode()
     def prefill(self, slot: int, tokens: Sequence[int], start: int) -> Tensor:
@@ -88,10 +92,11 @@ class Engine:
         A row with nothing to do takes any token at the position that it will be given next: what is written there
         is written over.
         """
-        return self._step(tokens_B, positions_B, self._seen(int(positions_B.max()) + 1))
-
-    def _next_logits(self, tokens_B: Tensor, positions_B: Tensor, length: int) -> Tensor:
-        span = Span(self._rows_S[: len(tokens_B)], 0, positions_B.unsqueeze(1), length)
+        rows_B = self._rows_S[: len(tokens_B)]
+        last = int(positions_B.max()) + 1
+        if self._graphs is not None:
+            return self._graphs(tokens_B, positions_B, rows_B, self._bucket(last))
+        span = Span(rows_B, 0, positions_B.unsqueeze(1), self._seen(last))
         x_B1C = self.network(tokens_B.unsqueeze(1), self.cache, span)
         return self.network.logits(x_B1C[:, 0])[:, : self.vocab_size]
 
@@ -109,13 +114,14 @@ class Engine:
         return self.network.logits(self.network(tokens_BT, self.cache, span))
 
     def _seen(self, length: int) -> int:
-        """Return how much of the cache attention is given: a multiple of LENGTH_STEP, or of one that has doubled.
+        """Return how much of the cache attention is given."""
+        return min(-(-length // LENGTH_STEP) * LENGTH_STEP, self.length)
 
-        With the kernels' attention a compiled step needs no bucket, since that reads what there is by itself.
-        """
-        step = LENGTH_STEP
-        if self._compiled and self.network.own_attention:
+    def _bucket(self, length: int) -> int:
+        """Return the same for a graph: doubling, so that there are few; the kernels' attention needs none of it."""
+        if self.network.own_attention:
             return self.length
-        while self._compiled and step < length:
-            step *= 2
-        return min(-(-length // step) * step, self.length)
+        bucket = LENGTH_STEP
+        while bucket < length:
+            bucket *= 2
+        return min(bucket, self.length)

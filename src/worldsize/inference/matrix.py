@@ -23,6 +23,9 @@ class Matrix(nn.Module):
     embeds: ClassVar[bool] = True
     """Whether rows can be looked up, so that an embedding and a head that are one weight stay one."""
 
+    compiles: ClassVar[bool] = True
+    """Whether torch's compiler takes its products into a graph."""
+
     @classmethod
     @abstractmethod
     def pack(cls, weight_OI: Tensor) -> Self:

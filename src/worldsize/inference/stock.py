@@ -36,7 +36,7 @@ class Stock(Matrix):
         """Try it on a small weight: what a library lacks here, it says then."""
         try:
             with quiet():
-                matrix = cls.pack(torch.ones(TRIAL_SHAPE))
+                matrix = cls.pack(torch.ones(TRIAL_SHAPE)).ready()
                 out = matrix.linear(torch.ones(1, TRIAL_SHAPE[1]))
             return None if out.isfinite().all() else "its product is not finite here"
         except Exception as error:  # every library raises its own kind
@@ -108,6 +108,8 @@ class TorchDynamic(Stock):
     PyTorch calls it deprecated; it is here to be compared with.
     """
 
+    compiles = False
+
     values_OI: Tensor
     scale: Tensor
 
@@ -132,13 +134,16 @@ class TorchDynamic(Stock):
     def empty(cls, shape: tuple[int, int]) -> Self:
         return cls(torch.empty(shape, dtype=torch.int8, device="meta"), torch.empty((), device="meta"))
 
-    def linear(self, x: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    def ready(self) -> Matrix:
+        """Hand the weight to the library, which keeps it in a layout of its own."""
+        scale = float(self.scale)
         with quiet():
-            if self._packed is None:
-                scale = float(self.scale)
-                weight = torch.quantize_per_tensor(self.values_OI * scale, scale, 0, torch.qint8)
-                self._packed = torch.ops.quantized.linear_prepack(weight, None)
-            out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, True)
+            weight = torch.quantize_per_tensor(self.values_OI * scale, scale, 0, torch.qint8)
+            self._packed = torch.ops.quantized.linear_prepack(weight, None)
+        return self
+
+    def linear(self, x: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, True)
         return out if bias_O is None else out + bias_O
 
 
