@@ -10,8 +10,9 @@ import pytest
 
 from tests.docs.pages import ROOT
 from worldsize.cli import run_command
+from worldsize.config.cautions import cautions
 from worldsize.config.load import load
-from worldsize.config.rules import cautions, check
+from worldsize.config.rules import check
 from worldsize.study.grid import cells_of, load_cells, parse_counts, parse_vary
 from worldsize.study.runner import base_plan
 
