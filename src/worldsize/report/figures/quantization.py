@@ -15,8 +15,10 @@ SMALLEST_KL = 1e-9
 @theme.styled
 def quality_by_size(report: QuantizationReport) -> Figure:
     """A point for each method: megabytes on disk along x, divergence from the original up y; lower left is better."""
-    axes = frame.frame(170, left_pt=48)
+    axes = frame.frame(170, left_pt=52)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda kl, _: f"{kl:.0e}")
+    axes.minorticks_off()
     axes.grid(axis="both")
     rows = [row for row in report.rows if row.kl > SMALLEST_KL]
     for index, row in enumerate(rows):
