@@ -15,7 +15,7 @@ import torch
 
 from tests.conformance.resumed import go_on, train_with_checkpoint
 from tests.conformance.steps import config_of
-from tests.conformance.test_strategies import CASES
+from tests.conformance.test_strategies import CASES, WHOLE
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
 from worldsize.data.sampler import combine
@@ -73,9 +73,15 @@ def with_dropout(config: Config, **train: Any) -> Config:
     return type(config).model_validate(tree)
 
 
+VARIANTS = (
+    "ddp, accumulated", "ddp, bf16 exchange", "fsdp, ZeRO-2", "deepspeed, rows that do not divide", "deepspeed, bf16",
+    "tensor, Llama-shaped", "pipeline, GPipe", "pipeline, 1F1B", "pipeline, interleaved", "pipeline, zero bubble",
+)  # fmt: skip
+"""Variants of rows that are resumed each time; the others with the whole table."""
 ALSO_ON_4 = ("allreduce", "ddp, small buckets", "fsdp", "fsdp, rows that do not divide")
 RESUMED = [(name, min(case.world_sizes)) for name, case in CASES.items() if name not in NOT_BIT_FOR_BIT]
 RESUMED = [(name, world_size) for name, world_size in RESUMED if world_size <= 4]
+RESUMED = [(name, world_size) for name, world_size in RESUMED if WHOLE or "," not in name or name in VARIANTS]
 RESUMED += [(name, 4) for name in ALSO_ON_4]
 
 
