@@ -162,8 +162,8 @@ CASES = {
 }  # fmt: skip
 ALL_PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
 WHOLE = "WORLDSIZE_CONFORMANCE" in os.environ
-"""Whether the whole table is asked for, as docs/generate_conformance.py does. Else variants of a row, whose names have a
-comma, run on their smallest world alone, which keeps the suite short."""
+"""Whether the whole table is asked for, as docs/generate_conformance.py does. Else variants of a row, whose names have
+a comma, run on their smallest world alone, which keeps the suite short."""
 PAIRS = [
     (name, world_size) for name, world_size in ALL_PAIRS
     if WHOLE or "," not in name or world_size == min(CASES[name].world_sizes)
