@@ -25,14 +25,12 @@ from worldsize.run_folder import write_record
 from worldsize.train.checkpoint import Checkpoints, Writer
 from worldsize.train.resume import load_state
 
-DTYPE = torch.float32
-
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run's folder with a checkpoint after step HALF, and what training left after all steps."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, train_with_checkpoint(0, 1, config_of(), folder, DTYPE)
+    return folder, train_with_checkpoint(0, 1, config_of(), folder)
 
 
 def test_a_checkpoint_is_a_copy_of_the_moment(saved: tuple[Path, dict[str, Any]]) -> None:
@@ -85,9 +83,9 @@ def test_a_pickle_is_never_opened(in_place_of: str, saved: tuple[Path, dict[str,
     assert damage(path) is None
     if in_place_of == "a tensor file":
         with pytest.raises(UserError, match="cannot be read"):
-            go_on(0, 1, config_of(), tmp_path / "run", DTYPE)
+            go_on(0, 1, config_of(), tmp_path / "run")
     else:
-        go_on(0, 1, config_of(), tmp_path / "run", DTYPE)
+        go_on(0, 1, config_of(), tmp_path / "run")
     assert not (tmp_path / "exploded").exists()
 
 
