@@ -38,7 +38,7 @@ def test_a_checkpoint_is_a_copy_of_the_moment(saved: tuple[Path, dict[str, Any]]
     folder, after = saved
     (checkpoint,) = checkpoints_in(folder)
     tensors = load_file(next(checkpoint.path.glob("*.safetensors")))
-    strategy, feed, _ = prepared(0, 1, config_of(), DTYPE)
+    strategy, feed, _ = prepared(0, 1, config_of())
     from worldsize.measure.clock import NullClock
 
     for step in range(HALF):
@@ -108,7 +108,7 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
 def test_a_checkpoint_of_another_model_is_refused(
     model: dict[str, Any], words: str, saved: tuple[Path, dict[str, Any]]
 ) -> None:
-    strategy, _, context = prepared(0, 1, config_of(model=model), DTYPE)
+    strategy, _, context = prepared(0, 1, config_of(model=model))
     before = {name: weight.clone() for name, weight in strategy.full_parameters()}
     (checkpoint,) = checkpoints_in(saved[0])
     with pytest.raises(UserError, match=f"is not a checkpoint of this model and optimizer: .*({words})"):
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_model_is_refused(
 
 
 def test_a_scaler_that_the_checkpoint_lacks_is_named(saved: tuple[Path, dict[str, Any]]) -> None:
-    strategy, _, context = prepared(0, 1, config_of(train={"precision": "fp16"}), DTYPE)
+    strategy, _, context = prepared(0, 1, config_of(train={"precision": "fp16"}))
     (checkpoint,) = checkpoints_in(saved[0])
     with pytest.raises(UserError, match="it lacks scaler/_growth_tracker, scaler/backoff_factor"):
         load_state(checkpoint, strategy, context)
@@ -147,7 +147,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_good_checkpoint(
     asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(checkpoint={"every_steps": 1, "asynchronous": asynchronous})
-    strategy, _, context = prepared(0, 1, config, DTYPE)
+    strategy, _, context = prepared(0, 1, config)
     checkpoints = Checkpoints(config, context, strategy, tmp_path, None)
     full_after(monkeypatch, 1)
     checkpoints.save(1, {}, None)
@@ -164,7 +164,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_good_checkpoint(
 
 def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path) -> None:
     config = config_of(checkpoint={"every_steps": 1})
-    strategy, _, context = prepared(0, 1, config, DTYPE)
+    strategy, _, context = prepared(0, 1, config)
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(RunError, match=r"rank 0 cannot write into .*checkpoints: .*Give another --out"):
         Checkpoints(config, context, strategy, tmp_path, None)
@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path)
 
 def test_what_is_due(tmp_path: Path) -> None:
     def due(config: Config) -> list[int]:
-        strategy, _, context = prepared(0, 1, config, DTYPE)
+        strategy, _, context = prepared(0, 1, config)
         checkpoints = Checkpoints(config, context, strategy, tmp_path, None)
         return [done for done in range(1, 11) if checkpoints.is_due(done)]
 
@@ -202,7 +202,7 @@ def test_export_writes_the_weights_that_a_model_loads(
 
 def test_export_says_what_is_wrong(saved: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out = str(tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="is no model"):
         run_command(["export", str(tmp_path), "--out", out])
     with pytest.raises(UserError, match=r"none is the best\. Use --which newest"):
         run_command(["export", str(saved[0]), "--which", "best", "--out", out])
