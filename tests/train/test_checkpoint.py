@@ -17,10 +17,8 @@ from safetensors.torch import load_file
 from tests.conformance.resumed import HALF, go_on, prepared, train_with_checkpoint
 from tests.conformance.steps import config_of
 from worldsize.checkpoint_folder import MANIFEST, Manifest, checkpoints_in, damage, digest_of
-from worldsize.cli import run_command
 from worldsize.config.schema import Config
 from worldsize.errors import RunError, UserError
-from worldsize.models.decoder import build
 from worldsize.run_folder import write_record
 from worldsize.train.checkpoint import Checkpoints, Writer
 from worldsize.train.resume import load_state
@@ -178,38 +176,3 @@ def test_what_is_due(tmp_path: Path) -> None:
 
     assert due(config_of(checkpoint={"every_steps": 4})) == [4, 8, 10]
     assert due(config_of()) == []
-
-
-def test_export_writes_the_weights_that_a_model_loads(
-    saved: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "model.safetensors"
-    assert run_command(["export", str(saved[0]), "--format", "safetensors", "--out", str(out), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["step"] == HALF
-    assert said["num_bytes"] == out.stat().st_size
-    model = build(config_of().model, 1, "cpu")
-    model.load_state_dict(load_file(out), strict=True)
-    (checkpoint,) = checkpoints_in(saved[0])
-    stored = load_file(next(checkpoint.path.glob("*.safetensors")))
-    for name, weight in model.named_parameters():
-        assert torch.equal(weight, stored[f"model/{name}"])
-    with safe_open(out, framework="pt") as file:
-        assert json.loads(file.metadata()["config"]) == config_of(checkpoint={}).model_dump()
-    with pytest.raises(UserError, match="exists already"):
-        run_command(["export", str(saved[0]), "--out", str(out)])
-
-
-def test_export_says_what_is_wrong(saved: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    out = str(tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="is no model"):
-        run_command(["export", str(tmp_path), "--out", out])
-    with pytest.raises(UserError, match=r"none is the best\. Use --which newest"):
-        run_command(["export", str(saved[0]), "--which", "best", "--out", out])
-    with pytest.raises(UserError, match=r"unknown --format 'safetensor'.*Did you mean 'safetensors'"):
-        run_command(["export", str(saved[0]), "--format", "safetensor", "--out", out])
-    path = copy_of(saved[0], tmp_path)
-    next(path.glob("*.safetensors")).write_bytes(b"")
-    with pytest.raises(UserError, match=r"is damaged: .* has 0 bytes"):
-        run_command(["export", str(path), "--out", out])
-    assert not Path(out).exists()
