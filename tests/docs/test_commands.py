@@ -26,7 +26,7 @@ from worldsize.cli import COMMANDS
 SMALLER = {
     "train.steps": "8",
     "train.eval_samples": "4",
-    "model.num_layers": "1",
+    "model.num_layers": "2",
     "model.d_model": "32",
     "model.num_heads": "2",
     "model.context_length": "32",
