@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from worldsize.config.schema import Config
 from worldsize.errors import UserError
 from worldsize.records import Record, RunRecord, RunResult, StepRow
 
@@ -53,14 +54,19 @@ def finished_config_differs(folder: Path, config: Mapping[str, Any], world_size:
     """
     try:
         record = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        theirs = {**flatten(record["config"]), "world size": record["world_size"]}
+        theirs = {**known_keys(record["config"]), "world size": record["world_size"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / RUN} cannot be read ({error}). Move the folder away, or give another --out."
         ) from error
-    ours = {**flatten(config), "world size": world_size}
+    ours = {**known_keys(config), "world size": world_size}
     keys = [*theirs, *(key for key in ours if key not in theirs)]
     return [f"{k}: {theirs.get(k)!r} → {ours.get(k)!r}" for k in keys if theirs.get(k) != ours.get(k)]
+
+
+def known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config's dotted keys; those that came after it was written have their default."""
+    return {**flatten(Config().model_dump(mode="json")), **flatten(config)}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

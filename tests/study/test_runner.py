@@ -142,6 +142,17 @@ def test_a_finished_run_of_another_config_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "study.json").exists()
 
 
+def test_a_run_older_than_a_section_of_the_config_is_kept(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs/n1-b64/r1")
+    record = tmp_path / "runs/n1-b64/r1/run.json"
+    written = json.loads(record.read_text())
+    del written["config"]["checkpoint"], written["config"]["lab"]
+    record.write_text(json.dumps(written))
+    launch = FakeLauncher()
+    run(tmp_path, launch)
+    assert len(launch.launched) == 5
+
+
 def test_a_failed_run_is_recorded_the_rest_goes_on_and_it_is_tried_again(tmp_path: Path) -> None:
     launch = FakeLauncher({"n2-b64/r1": RunError("rank 1 died at step 3")})
     result, said = run(tmp_path, launch)

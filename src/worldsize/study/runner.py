@@ -13,7 +13,7 @@ from worldsize.checkpoint_folder import checkpoints_in
 from worldsize.config.schema import Config
 from worldsize.errors import RunError, UserError
 from worldsize.records import Record, RunRecord
-from worldsize.run_folder import LOCK, clear_unfinished, flatten, is_finished, locked, write_atomically, write_record
+from worldsize.run_folder import LOCK, clear_unfinished, is_finished, known_keys, locked, write_atomically, write_record
 from worldsize.study.cells import NOT_WORK
 from worldsize.study.files import read_plan, read_record
 from worldsize.study.grid import Cell, Planned, order_of
@@ -183,7 +183,7 @@ def _missing(option: str, new: Sequence[Any], old: Sequence[Any]) -> list[str]:
 
 def differing_keys(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return dotted key → (new, old) where two config trees differ in something that changes the work."""
-    flat_new, flat_old = flatten(new), flatten(old)
+    flat_new, flat_old = known_keys(new), known_keys(old)
     return {
         key: (flat_new.get(key), flat_old.get(key))
         for key in sorted(flat_new.keys() | flat_old.keys())
