@@ -83,6 +83,7 @@ def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> Non
         world_size=world_size,
         timeout=timedelta(seconds=TIMEOUT_S),
     )
+    _share_groups()
     while (request := pipe.recv()) is not None:
         function, args = request
         try:
@@ -90,3 +91,32 @@ def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> Non
         except Exception:
             pipe.send((traceback.format_exc(), None))
     dist.destroy_process_group()
+
+
+def _share_groups() -> None:
+    """Let later functions have the process groups of earlier ones.
+
+    Each group has three threads of gloo's that never quite sleep: a hundred groups took half a core. They cannot be
+    ended one by one either, since DTensor remembers them by name.
+    """
+    import torch.distributed as dist
+
+    from worldsize.parallel import mesh
+
+    groups: dict[Any, Any] = {}
+    new_group, init_device_mesh = dist.new_group, mesh.init_device_mesh
+
+    def shared_group(ranks: list[int] | None = None, **settings: Any) -> Any:
+        key = tuple(ranks or ()), *settings.items()
+        if key not in groups:
+            groups[key] = new_group(ranks, **settings)
+        return groups[key]
+
+    def shared_mesh(device_type: str, degrees: tuple[int, ...], *, mesh_dim_names: tuple[str, ...]) -> Any:
+        key = device_type, degrees, mesh_dim_names
+        if key not in groups:
+            groups[key] = init_device_mesh(device_type, degrees, mesh_dim_names=mesh_dim_names)
+        return groups[key]
+
+    dist.new_group = shared_group
+    mesh.init_device_mesh = shared_mesh
