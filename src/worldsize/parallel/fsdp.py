@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import BF16_BYTES, describe, kept_bytes
+from worldsize.models.cost import BF16_BYTES, FP32_BYTES, describe, kept_bytes
 from worldsize.parallel.data_parallel import HoldsReplica
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.strategy import StepOutput
@@ -56,10 +56,6 @@ class FullyShardedDataParallel(HoldsReplica):
                 f"strategy 'fsdp' shards gradients at least, and parallel.zero_stage={config.parallel.zero_stage} does "
                 "not; use parallel.zero_stage=2, or parallel.strategy=deepspeed"
             )
-        if config.train.precision == "fp16":
-            reasons.append(
-                "strategy 'fsdp' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16"
-            )
         if config.train.compile:
             reasons.append("strategy 'fsdp' runs uncompiled; use train.compile=false, or parallel.strategy=ddp")
         return reasons
@@ -73,7 +69,7 @@ class FullyShardedDataParallel(HoldsReplica):
             # The root is used from the beginning of forward to the end of backward, and never given back between.
             gathered = (2 * all_units - root) * batches_for(config.train, layout).accumulation
         kept = kept_bytes(config.train.precision)
-        weight_bytes = BF16_BYTES if config.train.precision == "bf16" else kept
+        weight_bytes = BF16_BYTES if config.train.precision in ("bf16", "fp16") else kept
         counts = [
             CollectiveCount(kind="all_gather", group="fsdp", group_size=layout.fsdp,
                             payload_bytes=gathered // layout.fsdp * weight_bytes),
@@ -83,9 +79,14 @@ class FullyShardedDataParallel(HoldsReplica):
         if layout.dp > 1:
             counts.append(CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp,
                                           payload_bytes=all_units // layout.fsdp * kept))  # fmt: skip
+        told_bytes = 0
         if config.train.grad_clip_norm is not None:  # the norm of each tensor, from those of its shards
+            told_bytes += len(model.parameter_shapes) * kept
+        if config.train.precision == "fp16":  # whether any shard of the gradient overflowed
+            told_bytes += FP32_BYTES
+        if told_bytes:
             counts.append(CollectiveCount(kind="all_reduce", group="fsdp", group_size=layout.fsdp,
-                                          payload_bytes=len(model.parameter_shapes) * kept))  # fmt: skip
+                                          payload_bytes=told_bytes))  # fmt: skip
         return sorted(counts, key=lambda count: (count.kind, count.group))
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
@@ -153,11 +154,13 @@ def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: Devic
     import torch
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    from worldsize.train.precision import AUTOCAST
+
     # torch warns of writing into the logits, which are a view; the loss does not.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy()
-    if config.train.precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if config.train.precision in AUTOCAST:
+        policy = MixedPrecisionPolicy(param_dtype=AUTOCAST[config.train.precision], reduce_dtype=torch.float32)
     reshard = config.parallel.zero_stage != 2
     for module in [*(model.get_submodule(prefix) for prefix in prefixes), model]:
         # The root's reshard_after_forward stays unset: torch keeps a root gathered until its backward, which is next.

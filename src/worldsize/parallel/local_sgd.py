@@ -3,7 +3,8 @@
 Plain averaging is local SGD (Stich 2019, arXiv:1805.09767). With an outer step (DiLoCo, Douillard et al. 2023,
 arXiv:2311.08105) the averaged change of the weights since the last average is a gradient for SGD with Nesterov
 momentum. It is not the same training as on one device: what it reaches is compared by loss at equal tokens. AdamW's
-moments stay each rank's own, and each rank clips its own gradient.
+moments stay each rank's own, and each rank clips its own gradient. Under fp16 each has its own loss scale, and skips a
+step by itself where its own gradient overflows; weights that it then did not change count in the average all the same.
 """
 
 from __future__ import annotations
@@ -48,10 +49,6 @@ class LocalSGD(HoldsReplica):
             reasons.append(
                 f"train.steps={steps} less measure.warmup_steps={warmup} leaves no whole period of parallel."
                 f"local_steps={every} to time; use train.steps={-(-(warmup + every) // every) * every}"
-            )
-        if config.train.precision == "fp16":
-            reasons.append(
-                "strategy 'local_sgd' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16"
             )
         return reasons
 

@@ -59,8 +59,6 @@ class TensorParallel(HoldsReplica):
             )
         if config.train.compile:
             reasons.append("strategy 'tensor' runs uncompiled; use train.compile=false, or parallel.strategy=ddp")
-        if layout.fsdp > 1 and config.train.precision == "fp16":
-            reasons.append("fsdp does not scale losses, as train.precision=fp16 needs; use train.precision=bf16")
         return reasons + tensor_bytes.undivided(config, layout.tp)
 
     @staticmethod

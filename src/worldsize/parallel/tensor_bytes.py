@@ -100,7 +100,7 @@ def activations_of(
     width = model.parameter_shapes[f"{model.token_embedding}.weight"][1]
     wide_bytes = kept_bytes(config.train.precision)
     narrow_bytes = BF16_BYTES if train.precision in ("bf16", "fp16") else wide_bytes
-    # fully_shard hands out bf16 weights, so that what is looked up is bf16 too.
+    # fully_shard hands out weights in two bytes, so that what is looked up has as many.
     embedded_bytes = narrow_bytes if layout.fsdp > 1 else wide_bytes
     num_gathers, num_sums = 4, 4
     if train.activation_checkpointing == "block":
@@ -121,18 +121,18 @@ def gradients(config: Config, layout: Layout, model: ModelDescription) -> Totals
     held = held_by_a_tp_rank(model, layout.tp)
     sharded = sharded_on_tp(model)
     whole = [shape for name, shape in held.parameter_shapes.items() if name not in sharded]
-    clips = config.train.grad_clip_norm is not None
+    told_bytes = config.train.grad_clip_norm is not None and wide_bytes  # of the squared norm
+    if config.train.precision == "fp16":  # the loss scaler's word on whether any rank's gradient overflowed
+        told_bytes += FP32_BYTES
     totals: Totals = Counter()
     own_part = padded_numel(whole, layout.fsdp) // layout.fsdp
-    totals["all_reduce", "tp", layout.tp] = (own_part + clips) * wide_bytes
-    if config.train.precision == "fp16":  # the loss scaler's word on whether any rank's gradient overflowed
-        totals["all_reduce", "tp", layout.tp] += FP32_BYTES
+    totals["all_reduce", "tp", layout.tp] = own_part * wide_bytes + told_bytes
     if layout.dp > 1:
         totals["all_reduce", "dp", layout.dp] = held.num_parameters * wide_bytes
     if layout.fsdp > 1:
         for count in FullyShardedDataParallel.communication(config, layout, held):
             if count.kind != "all_reduce":  # its clipping's, of which ours has one number
                 totals[count.kind, count.group, count.group_size] = count.payload_bytes
-        if clips:
-            totals["all_reduce", "fsdp", layout.fsdp] = wide_bytes
+        if told_bytes:
+            totals["all_reduce", "fsdp", layout.fsdp] = told_bytes
     return totals
