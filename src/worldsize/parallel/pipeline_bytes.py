@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from worldsize.config.schema import Config
-from worldsize.models.cost import ModelDescription, kept_bytes
+from worldsize.models.cost import FP32_BYTES, ModelDescription, kept_bytes
 from worldsize.parallel.layout import Layout, batches_for
 from worldsize.parallel.stages import TIED, Stages, stages_for
 from worldsize.parallel.tensor_bytes import Totals, activations_of, held_by_a_tp_rank, sharded_on_tp
@@ -58,6 +58,8 @@ def gradients(config: Config, layout: Layout, stages: Stages, held: ModelDescrip
         totals["all_reduce", "pp", 2] += math.prod(held.parameter_shapes[TIED]) * wide_bytes
     if config.train.grad_clip_norm is not None:
         totals["all_reduce", "pp", layout.pp] += wide_bytes
+    if config.train.precision == "fp16":  # whether any stage's gradient overflowed
+        totals["all_reduce", "pp", layout.pp] += FP32_BYTES
     if layout.dp > 1:
         names = stages.names_of(pp_rank, held, tied=tied)
         own = sum(math.prod(held.parameter_shapes[name]) for name in names)
@@ -85,4 +87,6 @@ def along_tp(config: Config, layout: Layout, stages: Stages, held: ModelDescript
     whole = sum(math.prod(held.parameter_shapes[name]) for name in names if name not in sharded)
     clips = config.train.grad_clip_norm is not None
     totals["all_reduce", "tp", layout.tp] += (whole + clips) * wide_bytes
+    if config.train.precision == "fp16":  # as in `gradients`, of the ranks that share a stage
+        totals["all_reduce", "tp", layout.tp] += FP32_BYTES
     return totals

@@ -111,12 +111,6 @@ def schedule_takes(schedule: str, num_micro_batches: int, num_ranks: int) -> boo
 
 
 def _arithmetic(strategy: str, config: Config) -> list[str]:
-    reasons = []
-    if config.train.precision == "fp16":
-        reasons.append(
-            f"strategy {strategy!r} does not scale losses, as train.precision=fp16 needs: stages would have to agree "
-            "on every overflow; use train.precision=bf16"
-        )
-    if config.train.compile:
-        reasons.append(f"strategy {strategy!r} runs uncompiled; use train.compile=false, or parallel.strategy=ddp")
-    return reasons
+    if not config.train.compile:
+        return []
+    return [f"strategy {strategy!r} runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]

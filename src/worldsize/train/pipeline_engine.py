@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +111,9 @@ class Engine:
         group: dist.ProcessGroup,
         loss: LossSum,
         label_smoothing: float,
+        scale: Callable[[Tensor], Tensor],
     ) -> None:
+        """`scale` makes fp16's losses large before backward; every other precision's stay as they are."""
         self.stages = [
             NotedStage(
                 module, index, num_stages, shapes.device, group=group,
@@ -122,7 +124,7 @@ class Engine:
         ]  # fmt: skip
         self.one_at_a_time = schedule == "model_parallel"
         self.shapes = shapes
-        self.loss, self.label_smoothing = loss, label_smoothing
+        self.loss, self.label_smoothing, self._scale = loss, label_smoothing, scale
         self._holds_first = 0 in modules
         self._holds_last = num_stages - 1 in modules
         self._notes: StepNotes | None = None
@@ -160,7 +162,7 @@ class Engine:
     def _loss(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
         loss = self.loss(logits_BTV, targets_BT, self.label_smoothing)
         self._loss_sum += loss.detach()
-        scaled = loss / self._global_target_tokens
+        scaled = self._scale(loss / self._global_target_tokens)
         if self._notes is not None:
             self._notes.extend()
         return scaled

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MATMUL_DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "fp64": torch.float64, **AUTOCAST}
@@ -48,3 +49,22 @@ class Precision:
         if self.name not in AUTOCAST:
             return nullcontext()
         return torch.autocast(self._device_type, dtype=AUTOCAST[self.name])
+
+
+class AgreeingScaler(torch.amp.GradScaler):
+    """Scales fp16's losses on ranks that hold different parameters: all skip a step where one of them overflowed.
+
+    torch's ShardedGradScaler adds up what the ranks found, and a fused optimizer steps where that is 2.
+    """
+
+    def __init__(self, device: torch.device, agree: Callable[[Tensor], None]) -> None:
+        """`agree` replaces a tensor, 1 where this rank's gradient overflowed, by its maximum over the ranks."""
+        super().__init__(device.type)
+        self._agree = agree
+        self.scale(torch.ones((), device=device))  # sets the scale up, also on ranks that never have a loss
+
+    def unscale_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Unscale this rank's gradients and agree on whether any overflowed. A collective; call it before `step`."""
+        super().unscale_(optimizer)
+        for found_inf in self._found_inf_per_device(optimizer).values():
+            self._agree(found_inf)

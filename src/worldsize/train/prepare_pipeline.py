@@ -73,8 +73,9 @@ def prepare_pipeline(
     shapes = _shapes(config, context, batches.micro_batch, replica.dtype)
     group = replica.groups.pp
     loss = loss_sum if axis is None else axis.loss_sum
+    smoothing, scale = config.train.label_smoothing, replica.precision.scaler.scale
     engine = Engine(
-        modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, config.train.label_smoothing
+        modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, smoothing, scale
     )
     log = PipelineLog(context.device, stages, pp_rank, group)
     return PreparedPipeline(config, stages, modules, replica, engine, log, schedule, batches.accumulation, axis)

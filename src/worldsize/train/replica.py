@@ -65,10 +65,8 @@ class Replica:
     def update(self, learning_rate: float) -> Tensor | None:
         """Clip, step, clear the gradients; return the gradient's norm before clipping, or None without clipping."""
         set_learning_rate(self.optimizer, learning_rate)
-        grad_norm = None
-        if self.grad_clip_norm is not None:
-            self.precision.scaler.unscale_(self.optimizer)
-            grad_norm = self._clip(self.grad_clip_norm)
+        self.precision.scaler.unscale_(self.optimizer)
+        grad_norm = None if self.grad_clip_norm is None else self._clip(self.grad_clip_norm)
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from worldsize.models.cost import ModelDescription
 from worldsize.parallel.gradient_buckets import own_part
 from worldsize.parallel.stages import TIED, Stages
 from worldsize.parallel.tensor_replica import TensorReplica, whole_from_tp
+from worldsize.train.precision import AgreeingScaler
 from worldsize.train.replica import LossSum, Replica, whole
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class StageReplica(Replica):
         if of_tensor:
             of_tensor["description"] = description
         super().__init__(model, config, device, **of_tensor)
+        if self.precision.scaler.is_enabled():
+            self.precision.scaler = AgreeingScaler(device, self._overflow_of_any_stage)
 
     def sum_gradients(self) -> None:
         """Sum the gradients of the tied head's two copies, then all gradients over the replicas; nothing is overlapped.
@@ -70,7 +73,7 @@ class StageReplica(Replica):
         The loss is already divided by the global count of target tokens.
         """
         if self.groups.ends is not None:
-            self._sum_over_stages(self._gradient(TIED), self.groups.ends)
+            self._over_stages(self._gradient(TIED), self.groups.ends)
         if self.groups.dp is not None:
             for name in self.names:
                 dist.all_reduce(self._gradient(name), group=self.groups.dp)
@@ -91,7 +94,7 @@ class StageReplica(Replica):
         counted = [name for name in self.names if self.owner_of(name) == self.pp_rank]
         norm_squared = self._square(self.model.get_parameter(name) for name in counted)
         self._mark("optimizer_s")
-        self._sum_over_stages(norm_squared, self.groups.pp)
+        self._over_stages(norm_squared, self.groups.pp)
         self._mark("exposed_communication_s")
         norm = norm_squared.sqrt()
         self._scale(max_norm, norm)
@@ -104,13 +107,20 @@ class StageReplica(Replica):
         """Return the squared norm of some parameters' gradients."""
         return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).square()
 
-    def _sum_over_stages(self, tensor: Tensor, group: dist.ProcessGroup) -> None:
+    def _overflow_of_any_stage(self, found_inf: Tensor) -> None:
+        self._mark("optimizer_s")
+        self._over_stages(found_inf, self.groups.pp, dist.ReduceOp.MAX)
+        self._mark("exposed_communication_s")
+
+    def _over_stages(
+        self, tensor: Tensor, group: dist.ProcessGroup, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
+    ) -> None:
         """All-reduce among stages, in place, and note when: the first to come waits for the last to have computed."""
         if self.notes is None:
-            dist.all_reduce(tensor, group=group)
+            dist.all_reduce(tensor, operation, group=group)
             return
         start = self.notes.log.now()
-        dist.all_reduce(tensor, group=group)
+        dist.all_reduce(tensor, operation, group=group)
         self.notes.waits.append((start, self.notes.log.now()))
 
     def _mark(self, phase: str) -> None:
