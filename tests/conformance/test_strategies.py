@@ -23,6 +23,8 @@ LLAMA = {"norm": "rmsnorm", "positions": "rotary", "activation": "swiglu", "num_
          "tied_head": False, "d_ff": 96}  # fmt: skip
 TENSOR = {"strategy": "tensor"}
 MICRO: dict[str, dict[str, Any]] = {"train": {"micro_batch": 2}}
+FP16: dict[str, dict[str, Any]] = {"train": {"precision": "fp16"}}
+NEAR_IN_FP16 = (1e-4, 1e-3, 0.1)
 FOUR: dict[str, dict[str, Any]] = {"model": {"num_layers": 4}}
 
 
@@ -60,6 +62,8 @@ def DeepSpeedCase(stage: int, rest: dict[str, dict[str, Any]] | None = None, **p
     settings = {"strategy": "deepspeed", "zero_stage": stage, **parallel}
     if rest and rest.get("train", {}).get("precision") == "bf16":
         return Case(settings, rest, (2,), 5e-4, 5e-3, 0.1)
+    if rest == FP16:
+        return Case(settings, rest, (2,), *NEAR_IN_FP16)
     return Case(settings, rest or {}, (2, 4) if not rest else (2,), takes_double=False)
 
 
@@ -90,12 +94,15 @@ CASES = {
     "fsdp, ZeRO-2": Case({"strategy": "fsdp", "zero_stage": 2}),
     "fsdp, ZeRO-2, accumulated": Case({"strategy": "fsdp", "zero_stage": 2}, {"train": {"micro_batch": 1}}),
     "fsdp, bf16": Case({"strategy": "fsdp"}, {"train": {"precision": "bf16"}}, (2, 4), 5e-4, 5e-3, 0.1),
+    "fsdp, fp16": Case({"strategy": "fsdp"}, FP16, (2,), *NEAR_IN_FP16),
     "deepspeed": DeepSpeedCase(3),
     "deepspeed, accumulated": DeepSpeedCase(3, {"train": {"micro_batch": 1}}),
     "deepspeed, rows that do not divide": DeepSpeedCase(3, {"model": {"d_ff": 129, "vocab_size": 65}}),
     "deepspeed, nothing persists": DeepSpeedCase(3, deepspeed_config="tests/conformance/nothing_persists.json"),
     "deepspeed, blocks recomputed": DeepSpeedCase(3, {"train": {"activation_checkpointing": "block"}}),
     "deepspeed, bf16": DeepSpeedCase(3, {"train": {"precision": "bf16"}}),
+    "deepspeed, fp16": DeepSpeedCase(3, FP16),
+    "deepspeed, ZeRO-1, fp16": DeepSpeedCase(1, FP16),
     "deepspeed, ZeRO-0": DeepSpeedCase(0),
     "deepspeed, ZeRO-1": DeepSpeedCase(1),
     "deepspeed, ZeRO-1, accumulated, Llama-shaped": DeepSpeedCase(1, {"train": {"micro_batch": 1}, "model": LLAMA}),
@@ -113,7 +120,7 @@ CASES = {
     "tensor, blocks recomputed": Case(TENSOR, {"train": {"activation_checkpointing": "block"}}),
     "tensor, attention recomputed": Case(TENSOR, {"train": {"activation_checkpointing": "attention"}}),
     "tensor, bf16": Case(TENSOR, {"train": {"precision": "bf16"}}, (2, 4), 5e-4, 5e-3, 0.1),
-    "tensor, fp16": Case(TENSOR, {"train": {"precision": "fp16"}}, (2,), 1e-4, 1e-3, 0.1),
+    "tensor, fp16": Case(TENSOR, FP16, (2,), *NEAR_IN_FP16),
     "dp×tp": Case(TENSOR | {"tp": 2}, {}, (4,)),
     "dp×tp, accumulated, small buckets": Case(TENSOR | {"tp": 2, "bucket_mib": 0.01}, {"train": {"micro_batch": 1}},
                                               (4,)),
@@ -125,6 +132,7 @@ CASES = {
     "fsdp×tp, blocks recomputed": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"activation_checkpointing": "block"}},
                                        (4,)),
     "fsdp×tp, bf16": Case(TENSOR | {"tp": 2, "fsdp": 2}, {"train": {"precision": "bf16"}}, (4,), 5e-4, 5e-3, 0.1),
+    "fsdp×tp, fp16": Case(TENSOR | {"tp": 2, "fsdp": 2}, FP16, (4,), *NEAR_IN_FP16),
     "pipeline, GPipe": Case(pipeline("gpipe"), MICRO, (2,)),
     "pipeline, GPipe, 4 stages": Case(pipeline("gpipe"), MICRO | FOUR, (4,)),
     "pipeline, 1F1B": Case(pipeline("1f1b"), MICRO, (2,)),
@@ -138,6 +146,8 @@ CASES = {
         pipeline("1f1b"), {"train": {"micro_batch": 2, "activation_checkpointing": "block"}}, (2,)),
     "pipeline, 1F1B, bf16": Case(pipeline("1f1b"), {"train": {"micro_batch": 2, "precision": "bf16"}}, (2,), 5e-4,
                                  5e-3, 0.1),
+    "pipeline, 1F1B, fp16": Case(pipeline("1f1b"), {"train": {"micro_batch": 2, "precision": "fp16"}}, (2,),
+                                 *NEAR_IN_FP16),
     "pipeline, interleaved": Case(pipeline("interleaved"), MICRO | FOUR, (2,)),
     "pipeline, interleaved, 8 stages": Case(pipeline("interleaved"), MICRO | {"model": {"num_layers": 8}}, (4,)),
     "pipeline, zero bubble": Case(pipeline("zero_bubble"), MICRO, (2,)),
@@ -158,6 +168,8 @@ CASES = {
         pipeline("interleaved") | {"tp": 2}, {"train": {"micro_batch": 2, "grad_clip_norm": None}} | FOUR, (4,)),
     "tp×pp, blocks recomputed": Case(
         pipeline("1f1b") | {"tp": 2}, {"train": {"micro_batch": 2, "activation_checkpointing": "block"}}, (4,)),
+    "tp×pp, fp16": Case(pipeline("1f1b") | {"tp": 2}, {"train": {"micro_batch": 2, "precision": "fp16"}}, (4,),
+                        *NEAR_IN_FP16),
     "dp×tp×pp": Case(pipeline("1f1b") | {"dp": 2, "tp": 2}, {"train": {"micro_batch": 1}}, (8,)),
 }  # fmt: skip
 ALL_PAIRS = [(name, world_size) for name, case in CASES.items() for world_size in case.world_sizes]
@@ -212,6 +224,17 @@ def test_gradient_norms_are_one_devices_on_every_rank(trained: Trained) -> None:
             assert one["norms"] == single["norms"] == [None] * len(single["norms"])
         else:
             assert one["norms"] == pytest.approx(single["norms"], rel=case.norm_tolerance)
+
+
+def test_every_gradient_at_step_1_is_one_devices(trained: Trained) -> None:
+    case, single, ranks = trained
+    found = {name: gradient for one in ranks for name, gradient in one["gradients"].items()}
+    assert found.keys() == single["gradients"].keys()
+    for name, gradient in single["gradients"].items():
+        # No whole tensor's gradient is zero in theory: a key's bias, whose is, lies in one tensor with query and value.
+        assert 0 < float(gradient.norm())
+        relative = float((found[name] - gradient).norm() / gradient.norm())
+        assert relative <= (case.drift_tolerance or 1e-5), name
 
 
 def test_weights_at_step_10_are_one_devices_and_replicas_agree(trained: Trained) -> None:

@@ -25,8 +25,7 @@ REFUSED = [
         "4, or use parallel.strategy=ddp for replicas alone"]),
     ("fsdp", Layout(fsdp=2, pp=2), {}, [
         "strategy 'fsdp' spreads by fsdp and dp, but parallel.pp=2; use parallel.pp=1"]),
-    ("fsdp", Layout(fsdp=2), {"train": {"precision": "fp16", "compile": True}}, [
-        "strategy 'fsdp' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16",
+    ("fsdp", Layout(fsdp=2), {"train": {"compile": True}}, [
         "strategy 'fsdp' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
     ("tensor", Layout(), {}, ["strategy 'tensor' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),
     ("tensor", Layout(tp=2, pp=2), {}, [
@@ -53,9 +52,7 @@ REFUSED = [
         "parallel.strategy=deepspeed"]),
     ("deepspeed", Layout(), {}, [
         "strategy 'deepspeed' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),
-    ("deepspeed", Layout(dp=2), {"train": {"precision": "fp16", "compile": True}}, [
-        "strategy 'deepspeed' scales fp16's losses in its own way, and train.precision=fp16 was asked for; use "
-        "train.precision=bf16, or parallel.strategy=ddp",
+    ("deepspeed", Layout(dp=2), {"train": {"compile": True}}, [
         "strategy 'deepspeed' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
     ("deepspeed", Layout(dp=2), {"train": {"precision": "fp64"}}, [
         "strategy 'deepspeed' keeps its weights in fp32, and train.precision=fp64 was asked for; use "
@@ -68,8 +65,6 @@ REFUSED = [
     ("local_sgd", Layout(dp=2), {"parallel": {"local_steps": 10}}, [
         "train.steps=10 less measure.warmup_steps=5 leaves no whole period of parallel.local_steps=10 to time; use "
         "train.steps=20"]),
-    ("local_sgd", Layout(dp=2), {"train": {"precision": "fp16"}}, [
-        "strategy 'local_sgd' does not scale losses, as train.precision=fp16 needs; use train.precision=bf16"]),
     ("ddp", Layout(dp=2), {"train": {"precision": "fp16"}, "parallel": {"gradient_compression": "powersgd"}}, [
         "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
         "use train.precision=bf16, or parallel.gradient_compression=fp16"]),
@@ -101,9 +96,7 @@ REFUSED = [
         "parallel.pipeline_schedule=zero_bubble on 2 ranks wants micro batches a multiple of its rounds, 2 of 2 or a "
         "few more, and the per-device batch of 10 makes 5 of train.micro_batch=2; use train.micro_batch=1, or "
         "parallel.pipeline_schedule=gpipe"]),
-    ("pipeline", Layout(pp=2), {"train": {"precision": "fp16", "compile": True}}, [
-        "strategy 'pipeline' does not scale losses, as train.precision=fp16 needs: stages would have to agree on every "
-        "overflow; use train.precision=bf16",
+    ("pipeline", Layout(pp=2), {"train": {"compile": True}}, [
         "strategy 'pipeline' runs uncompiled; use train.compile=false, or parallel.strategy=ddp"]),
 ]  # fmt: skip
 

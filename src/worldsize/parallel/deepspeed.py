@@ -4,6 +4,11 @@ Stage 0 sums gradients like DDP; 1 cuts the optimizer's moments over the ranks, 
 DeepSpeed averages gradients over ranks and over micro batches. Our loss is divided by the global count of target tokens
 already, so each micro batch's loss is multiplied by the number of ranks and DeepSpeed's division by the number of micro
 batches is left out: what remains is the sum.
+
+Under fp16 DeepSpeed's engine stays in fp32, and the module autocasts within it, as on one device. DeepSpeed's own fp16
+keeps weights in fp16 and refuses most CPUs, and its `torch_autocast` clips by the norm of gradients that are still
+scaled. The loss scale is torch's scaler's: stages 1 to 3 take it as an external one, find an overflow by the norm of
+the whole gradient, which all ranks share, and leave the step out; at stage 0 the scaler itself steps.
 """
 
 from __future__ import annotations
@@ -49,12 +54,10 @@ class DeepSpeed(HoldsReplica):
                 'deepspeed]", or use parallel.strategy=fsdp'
             )
         precision = config.train.precision
-        if precision in ("fp16", "fp64"):
-            nearest = "bf16" if precision == "fp16" else "fp32"
-            why = "scales fp16's losses in its own way" if precision == "fp16" else "keeps its weights in fp32"
+        if precision == "fp64":
             reasons.append(
-                f"strategy 'deepspeed' {why}, and train.precision={precision} was asked for; use "
-                f"train.precision={nearest}, or parallel.strategy=ddp"
+                "strategy 'deepspeed' keeps its weights in fp32, and train.precision=fp64 was asked for; use "
+                "train.precision=fp32, or parallel.strategy=ddp"
             )
         contradictions = deepspeed_config.contradictions(config, layout)
         if precision == "bf16" and not contradictions and deepspeed_config.stage_of(config) == 0:
@@ -78,6 +81,7 @@ class DeepSpeed(HoldsReplica):
         )
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
+        from worldsize.train.precision import Autocasting
         from worldsize.train.replica import Replica
 
         deepspeed = quiet_deepspeed(context.device, context.local_rank)
@@ -93,12 +97,17 @@ class DeepSpeed(HoldsReplica):
             exact = {name: weight.detach().clone() for name, weight in model.named_parameters()}
         if self._stage == 0:
             settings["gradient_clipping"] = 0.0  # there DeepSpeed clips, but does not tell the norm: we clip
+        module = self.replica.objective
+        if config.train.precision == "fp16":
+            module = Autocasting(module, self.replica.precision)
         self.engine, *_ = deepspeed.initialize(
-            model=self.replica.objective,
+            model=module,
             optimizer=self.replica.optimizer,
             config=settings,
             dist_init_required=False,
         )
+        if self._stage == 0 and config.train.precision == "fp16":
+            self.engine.torch_autocast_z0_gradscaler = self.replica.precision.scaler
         for name, weight in model.named_parameters():
             if name in exact:  # DeepSpeed makes its fp32 weights of those already rounded to bf16
                 deepspeed.utils.safe_set_full_fp32_param(weight, exact[name])
@@ -115,6 +124,7 @@ class DeepSpeed(HoldsReplica):
             raise ValueError("strategy 'deepspeed' cannot leave its exchange out: its ranks hold parts of one replica")
         loss_sum = torch.zeros((), device=self.replica.device)
         last = len(micro_batches) - 1
+        self._set_loss_scale()
         with self._marks.on(clock):
             for index, batch in enumerate(micro_batches):
                 self.engine.set_gradient_accumulation_boundary(index == last)
@@ -128,6 +138,15 @@ class DeepSpeed(HoldsReplica):
         clock.mark("optimizer_s")
         return StepOutput(loss_sum, grad_norm)
 
+    @property
+    def _scales(self) -> bool:
+        """Whether DeepSpeed's optimizer scales losses by a scale that is set from outside."""
+        return self._stage > 0 and self.replica.precision.scaler.is_enabled()
+
+    def _set_loss_scale(self) -> None:
+        if self._scales:
+            self.engine.optimizer.override_loss_scale(self.replica.precision.scaler.get_scale())
+
     def _update(self) -> Tensor | None:
         """Clip and step; return the gradient's norm before clipping, or None without clipping."""
         import torch
@@ -136,8 +155,11 @@ class DeepSpeed(HoldsReplica):
         norm: Tensor | float | None = None
         self._marks.phase = "optimizer_s"
         if self._stage == 0 and max_norm is not None:
+            self.replica.precision.scaler.unscale_(self.replica.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.replica.model.parameters(), max_norm)
         self.engine.step()
+        if self._scales:
+            self.replica.precision.tell(overflowed=bool(self.engine.optimizer.overflow))
         self._marks.phase = "compute_s"
         if max_norm is None:
             return None
@@ -183,6 +205,7 @@ class DeepSpeed(HoldsReplica):
                 set_moment(parameter, self._part_of(moments[name][key]), key)
         for kept in self.replica.optimizer.state.values():
             kept["step"].copy_(moments[name]["step"])
+        self.replica.precision.scaler.load_state_dict(state["scaler"])
 
     def _part_of(self, whole: Tensor) -> Tensor:
         """Return this rank's equal part of the flat tensor, padded at its end, under stage 3; else the tensor."""

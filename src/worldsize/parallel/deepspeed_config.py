@@ -60,6 +60,8 @@ def contradictions(config: Config, layout: Layout) -> list[str]:
     try:
         theirs = read(path)
         ours = _decided(config, layout)
+        if config.train.precision == "fp16":
+            ours["zero_optimization.compute_grad_norm"] = (True, "train.precision=fp16, whose overflows the norm tells")
     except UserError as error:
         return [str(error)]
     found = []
@@ -100,7 +102,7 @@ def _decided(config: Config, layout: Layout) -> dict[str, tuple[Any, str]]:
         "gradient_clipping": (clip or 0.0, f"train.grad_clip_norm={'null' if clip is None else clip}"),
         "zero_optimization.stage": (stage_of(config), "parallel.zero_stage"),
         "bf16.enabled": (precision == "bf16", f"train.precision={precision}"),
-        "fp16.enabled": (False, f"train.precision={precision}"),
+        "fp16.enabled": (False, f"train.precision={precision}{' autocasts fp32 weights' if precision == 'fp16' else ''}"),
         "optimizer.type": ("AdamW", "section optimizer"),
         "optimizer.params.lr": (optimizer.learning_rate, "optimizer.learning_rate"),
         "optimizer.params.betas": ([optimizer.beta1, optimizer.beta2], "optimizer.beta1 and beta2"),

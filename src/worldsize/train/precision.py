@@ -50,6 +50,32 @@ class Precision:
             return nullcontext()
         return torch.autocast(self._device_type, dtype=AUTOCAST[self.name])
 
+    def tell(self, *, overflowed: bool) -> None:
+        """Adapt the loss scale to a step that an engine took, or left out, by itself: as `scaler.update` would."""
+        kept = self.scaler.state_dict()
+        num_steps = 0 if overflowed else int(kept["_growth_tracker"]) + 1
+        if overflowed:
+            kept["scale"] *= kept["backoff_factor"]
+        elif num_steps == kept["growth_interval"]:
+            kept["scale"] *= kept["growth_factor"]
+            num_steps = 0
+        self.scaler.load_state_dict(kept | {"_growth_tracker": num_steps})
+
+
+class Autocasting(nn.Module):
+    """A module that enters its precision by itself, for an engine that switches off what was entered outside of it."""
+
+    def __init__(self, module: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.module = module
+        self._precision = precision
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Return what the module makes of its inputs, under autocast."""
+        with self._precision.forward():
+            output: Tensor = self.module(*inputs)
+        return output
+
 
 class AgreeingScaler(torch.amp.GradScaler):
     """Scales fp16's losses on ranks that hold different parameters: all skip a step where one of them overflowed.
