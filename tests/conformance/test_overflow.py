@@ -1,4 +1,4 @@
-"""fp16's gradients overflow on one rank alone: every rank that shares the model leaves the step out, as one device does.
+"""fp16's gradients overflow on one rank alone: all that share the model leave the step out, as one device does.
 
 The overflow is put where only rank 0 sees it: into its shard, its stage or its replica of the gradient, just before the
 update; under DeepSpeed, whose update is its own, into what flows back through rank 0's first block.
@@ -77,12 +77,9 @@ def train(rank: int, world_size: int, config: Config) -> dict[str, Any]:
     return {"weights": weights, "scalers": scalers, "losses": losses}
 
 
-@pytest.mark.parametrize("clip", [1.0, None])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "clip"), [*((name, 1.0) for name in ALL), ("fsdp", None), ("pipeline", None)])
 def test_all_ranks_leave_the_step_out(name: str, clip: float | None, request: pytest.FixtureRequest) -> None:
     world_size, parallel = ALL[name]
-    if clip is None and not name.startswith(("fsdp", "pipeline", "deepspeed, ZeRO-2")):
-        pytest.skip("without clipping, one row of each engine")
     ranks: Ranks = request.getfixturevalue("two_ranks" if world_size == 2 else "four_ranks")
     config = config_for(parallel, grad_clip_norm=clip)
     single = train(0, 1, config_for({"strategy": "single"}, grad_clip_norm=clip))
@@ -94,8 +91,8 @@ def test_all_ranks_leave_the_step_out(name: str, clip: float | None, request: py
         assert one["scalers"] == single["scalers"]
     scales = [scaler["scale"] for scaler in single["scalers"]]
     assert scales[1] == scales[2] == scales[0] / 2
-    first, way = single["weights"][0], distance(single["weights"][2], single["weights"][0])
-    assert distance(found[0]["weights"][2], single["weights"][2]) < 0.1 * (way + distance(first, single["weights"][1]))
+    last = single["weights"][2]
+    assert distance(found[0]["weights"][2], last) < 0.1 * distance(single["weights"][1], last)
     sums = [sum(losses) for losses in zip(*(one["losses"] for one in found), strict=True)]
     assert sums == pytest.approx(single["losses"], rel=1e-4)
 

@@ -232,7 +232,7 @@ def test_every_gradient_at_step_1_is_one_devices(trained: Trained) -> None:
     assert found.keys() == single["gradients"].keys()
     for name, gradient in single["gradients"].items():
         # No whole tensor's gradient is zero in theory: a key's bias, whose is, lies in one tensor with query and value.
-        assert 0 < float(gradient.norm())
+        assert float(gradient.norm()) > 0
         relative = float((found[name] - gradient).norm() / gradient.norm())
         assert relative <= (case.drift_tolerance or 1e-5), name
 

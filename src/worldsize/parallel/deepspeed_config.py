@@ -95,6 +95,7 @@ def _decided(config: Config, layout: Layout) -> dict[str, tuple[Any, str]]:
     """Return DeepSpeed key → (the run's value, and where that comes from) for all that the run's config decides."""
     batches, optimizer, precision = batches_for(config.train, layout), config.optimizer, config.train.precision
     clip = config.train.grad_clip_norm
+    autocasts = " autocasts fp32 weights" if precision == "fp16" else ""
     return {
         "train_batch_size": (batches.global_batch, "train.global_batch"),
         "train_micro_batch_size_per_gpu": (batches.micro_batch, "train.micro_batch"),
@@ -102,7 +103,7 @@ def _decided(config: Config, layout: Layout) -> dict[str, tuple[Any, str]]:
         "gradient_clipping": (clip or 0.0, f"train.grad_clip_norm={'null' if clip is None else clip}"),
         "zero_optimization.stage": (stage_of(config), "parallel.zero_stage"),
         "bf16.enabled": (precision == "bf16", f"train.precision={precision}"),
-        "fp16.enabled": (False, f"train.precision={precision}{' autocasts fp32 weights' if precision == 'fp16' else ''}"),
+        "fp16.enabled": (False, f"train.precision={precision}{autocasts}"),
         "optimizer.type": ("AdamW", "section optimizer"),
         "optimizer.params.lr": (optimizer.learning_rate, "optimizer.learning_rate"),
         "optimizer.params.betas": ([optimizer.beta1, optimizer.beta2], "optimizer.beta1 and beta2"),

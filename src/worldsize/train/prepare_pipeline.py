@@ -74,9 +74,7 @@ def prepare_pipeline(
     group = replica.groups.pp
     loss = loss_sum if axis is None else axis.loss_sum
     smoothing, scale = config.train.label_smoothing, replica.precision.scaler.scale
-    engine = Engine(
-        modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, smoothing, scale
-    )
+    engine = Engine(modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, smoothing, scale)
     log = PipelineLog(context.device, stages, pp_rank, group)
     return PreparedPipeline(config, stages, modules, replica, engine, log, schedule, batches.accumulation, axis)
 
