@@ -17,6 +17,12 @@ AT_STEP = 7
 RANK = os.environ.get("RANK", "0")
 
 
+def note_the_moment() -> None:
+    """Write down when the fault happens, in the file that FAULT_MOMENT names: seconds of the host's monotonic clock."""
+    if path := os.environ.get("FAULT_MOMENT"):
+        Path(path).write_text(repr(time.monotonic()))
+
+
 def before_step(action: Callable[[], None], *, on_rank: str = "1") -> None:
     """Run `action` on one rank just before step AT_STEP."""
     from worldsize.train.feed import Feed
@@ -25,6 +31,7 @@ def before_step(action: Callable[[], None], *, on_rank: str = "1") -> None:
 
     def share(self: Feed, step: int) -> Any:
         if step == AT_STEP and on_rank == RANK:
+            note_the_moment()
             action()
         return original(self, step)
 
@@ -107,6 +114,7 @@ def nan() -> None:
         calls[0] += 1
         norm = original(self, learning_rate)
         if calls[0] == AT_STEP and RANK == "1":
+            note_the_moment()
             next(self.model.parameters()).data.fill_(float("nan"))
         return norm
 

@@ -25,6 +25,8 @@ from worldsize.study.results import from_runs
 pytestmark = pytest.mark.slow
 
 FAULTY_WORKER = Path(__file__).parents[1] / "faulty_worker.py"
+ENDS_WITHIN_S = 10.0
+"""From a fault on one rank to the end of the last process."""
 SMALL = [
     "model.num_layers=2", "model.d_model=64", "model.context_length=32", "train.steps=20", "train.global_batch=8",
     "train.eval_samples=8", "train.checksum_every_steps=10", "measure.warmup_steps=2", "measure.window_steps=5",
@@ -114,13 +116,18 @@ def test_two_writers_in_one_folder_are_refused(tmp_path: Path) -> None:
 def test_a_fault_on_one_rank_ends_the_run_in_seconds_with_one_message(
     fault: str, strategy: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Counted from the fault, since starting is most of such a run; again where other work held the machine up."""
     with_fault(monkeypatch, fault)
-    began_s = time.monotonic()
-    with pytest.raises(RunError, match=message):
-        small_run(tmp_path, f"parallel.strategy={strategy}")
-    assert time.monotonic() - began_s < 40  # most of it is starting: torch is imported on two busy cores
-    assert not (tmp_path / "result.json").exists()
-    assert no_rank_is_left()
+    monkeypatch.setenv("FAULT_MOMENT", str(tmp_path / "moment"))
+    took_s: list[float] = []
+    while not took_s or (took_s[-1] >= ENDS_WITHIN_S and len(took_s) < 3):
+        out = tmp_path / f"run{len(took_s)}"
+        with pytest.raises(RunError, match=message):
+            small_run(out, f"parallel.strategy={strategy}")
+        took_s.append(time.monotonic() - float((tmp_path / "moment").read_text()))
+        assert not (out / "result.json").exists()
+        assert no_rank_is_left()
+    assert took_s[-1] < ENDS_WITHIN_S, took_s
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "pipeline"])

@@ -9,6 +9,7 @@ Dropout draws from each rank's own random numbers: no activation that it meets i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -85,6 +86,8 @@ class TensorParallel(HoldsReplica):
         self._fsdp_marks = fsdp_clock_for(context.device)
         if context.layout.fsdp > 1:
             self._root = shard(model, description.block_prefixes, config, mesh["fsdp"])
+            # torch would tell every rank that fp16's overflow goes over fsdp and tp one after the other.
+            logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
             for module in model.modules():
                 if isinstance(module, FSDPModule):
                     self._fsdp_marks.attach(module)
