@@ -121,15 +121,22 @@ class LocalSGD(HoldsReplica):
 
         Between averages, and in AdamW's moments always, ranks differ.
         """
+        import torch
+
         own = self.replica.state()
+        scaler = own["scaler"]
+        # A checkpoint keeps rank 0's numbers alone, but each rank's tensors.
+        own["scaler"] = {name: torch.tensor(value, dtype=torch.float64) for name, value in scaler.items()}
         own |= {"anchors": _numbered(self._anchors()), "momentum": _numbered(self._momentum())}
         readable = {name: weight.clone() for name, weight in own["model"].items()}  # apart: both are loaded in place
-        shared = {"model": readable, "scaler": own["scaler"], "num_steps": self._num_steps}
+        shared = {"model": readable, "scaler": scaler, "num_steps": self._num_steps}
         return {**shared, "ranks": {str(self._rank): own}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         own = state["ranks"][str(self._rank)]
-        self.replica.load_state({name: own[name] for name in ("model", "optimizer", "scaler")})
+        now = self.replica.precision.scaler.state_dict()
+        scaler = {name: type(value)(own["scaler"][name].item()) for name, value in now.items()}
+        self.replica.load_state({"model": own["model"], "optimizer": own["optimizer"], "scaler": scaler})
         for kept, tensors in (("anchors", self._anchors()), ("momentum", self._momentum())):
             for name, tensor in _numbered(tensors).items():
                 tensor.copy_(own[kept][name])
