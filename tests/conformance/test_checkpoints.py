@@ -105,6 +105,8 @@ def test_the_loss_scale_goes_on(strategy: str, request: pytest.FixtureRequest, t
     )
     went_on = on_ranks(request, 2, go_on, config, tmp_path)
     assert_bit_identical(went_on, undisturbed)
+    if strategy == "local_sgd":
+        return  # every rank has a state of its own, and one device could take none of them
     alone = config_of(train={"precision": "fp16"}, parallel={"strategy": "single"})
     assert on_ranks(request, 1, go_on, alone, tmp_path)[0]["scaler"] == undisturbed[0]["scaler"]
 
