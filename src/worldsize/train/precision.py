@@ -78,10 +78,7 @@ class Autocasting(nn.Module):
 
 
 class AgreeingScaler(torch.amp.GradScaler):
-    """Scales fp16's losses on ranks that hold different parameters: all skip a step where one of them overflowed.
-
-    torch's ShardedGradScaler adds up what the ranks found, and a fused optimizer steps where that is 2.
-    """
+    """Scales fp16's losses on ranks that hold different parameters: all skip a step where one of them overflowed."""
 
     def __init__(self, device: torch.device, agree: Callable[[Tensor], None]) -> None:
         """`agree` replaces a tensor, 1 where this rank's gradient overflowed, by its maximum over the ranks."""
