@@ -41,8 +41,11 @@ def build(model: ModelConfig, seed: int, device: torch.device | str) -> Decoder:
     return decoder
 
 
-class Decoder(nn.Module):
-    """Token ids in, next-token logits out. Pre-norm residual blocks; no buffer of any kind."""
+class Trunk(nn.Module):
+    """What every model of ours has before its head: tokens become the residual stream, which passes pre-norm blocks.
+
+    Its forward is in parts, so that a model can be cut between blocks. No buffer of any kind.
+    """
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
@@ -56,18 +59,12 @@ class Decoder(nn.Module):
         self.position_embedding = None if self.rotary else nn.Embedding(dims.context_length, dims.d_model)
         self.blocks = nn.ModuleList(Block(model) for _ in range(dims.num_layers))
         self.final_norm = make_norm(model)
-        self.head = None if model.tied_head else Linear(dims.d_model, dims.vocab_size, bias=False)
 
-    def forward(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
-        """Return logits_BTV. Where `segments_BT` numbers the texts of a sample, each sees itself alone.
+    def embed(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+        """Return the residual stream x_BTC before the first block; positions begin anew with each segment.
 
         Raises ValueError for more positions than the context holds.
         """
-        mask = None if segments_BT is None else own_past(segments_BT)
-        return self.logits(self.through(self.blocks, self.embed(tokens_BT, segments_BT), mask))
-
-    def embed(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
-        """Return the residual stream x_BTC before the first block."""
         length = tokens_BT.shape[1]
         if length > self.context_length:
             raise ValueError(f"{length} tokens do not fit the model's context of {self.context_length}")
@@ -88,7 +85,28 @@ class Decoder(nn.Module):
             x_BTC = block(x_BTC, rotation, mask)
         return x_BTC
 
-    def logits(self, x_BTC: Tensor) -> Tensor:
+
+class Decoder(Trunk):
+    """Token ids in, next-token logits out."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__(model)
+        dims = dims_of(model)
+        self.head = None if model.tied_head else Linear(dims.d_model, dims.vocab_size, bias=False)
+
+    def forward(self, tokens_BT: Tensor, segments_BT: Tensor | None = None) -> Tensor:
+        """Return logits_BTV. Where `segments_BT` numbers the texts of a sample, each sees itself alone.
+
+        Raises ValueError for more positions than the context holds.
+        """
+        x_BTC = self.through(self.blocks, self.embed(tokens_BT, segments_BT), self.mask(segments_BT))
+        return self.logits(x_BTC)
+
+    def mask(self, segments_BT: Tensor | None) -> Tensor | None:
+        """Return who sees whom, mask_B1TT; None: each token all before it."""
+        return None if segments_BT is None else own_past(segments_BT)
+
+    def logits(self, x_BTC: Tensor, segments_BT: Tensor | None = None) -> Tensor:
         """Return logits_BTV from the residual stream after the last block."""
         head = self.token_embedding if self.head is None else self.head
         return linear(self.final_norm(x_BTC), head.weight)
