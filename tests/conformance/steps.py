@@ -137,7 +137,8 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         losses.append(float(output.loss_sum) if context.counts else 0.0)
         norms.append(None if output.grad_norm is None else float(output.grad_norm))
         local_norms.append(None if output.local_grad_norm is None else float(output.local_grad_norm))
-    evaluated = float(strategy.evaluate(data.batch(np.arange(8), 1).to(context.device)))
+    held_out = data.batch(np.arange(8), 1).to(context.device)
+    evaluated = float(strategy.evaluate(held_out))
     return {
         "before": before,
         "after": whole_weights(strategy),
@@ -151,6 +152,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "state_names": names_of(strategy.state()),
         "held_bytes": held_bytes(strategy),
         "evaluated": evaluated if context.counts else None,
+        "logits": strategy.logits(held_out) if isinstance(data, UnevenTexts) else None,
         "predicted": predicted(strategy, config, layout, rank),
         "observed": observed(strategy, feed, context, config) if observe else None,
     }

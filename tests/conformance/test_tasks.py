@@ -11,6 +11,7 @@ import torch
 from tests.conformance.steps import NUM_CLASSES, config_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
+from worldsize.data.sampler import combine
 
 CLASSIFIER = {"data": {"task": "classification"}, "model": {"kind": "encoder", "num_classes": NUM_CLASSES}}
 PACKED = {"data": {"task": "translation"}}
@@ -39,11 +40,18 @@ ROWS = [
     ("packed pairs", "ddp"),
     ("packed pairs, rotary", "fsdp"),
     ("Hugging Face Llama, packed pairs", "fsdp"),
+    ("encoder", "tensor"),
+    ("encoder, class from a token", "tensor"),
+    ("encoder, rotary", "pipeline"),
+    ("encoder", "model_parallel"),
+    ("packed pairs", "tensor"),
+    ("packed pairs", "pipeline"),
 ]  # fmt: skip
 
 
 def config(name: str, strategy: str) -> Config:
-    return config_of(**{**MODELS[name], "parallel": {"strategy": strategy}, "train": {"micro_batch": 2}})
+    parallel = {"strategy": strategy, **({"pipeline_schedule": "1f1b"} if strategy == "pipeline" else {})}
+    return config_of(**{**MODELS[name], "parallel": parallel, "train": {"micro_batch": 2}})
 
 
 @functools.cache
@@ -52,18 +60,29 @@ def alone(name: str) -> dict[str, Any]:
 
 
 def same(ranks: list[dict[str, Any]], single: dict[str, Any]) -> None:
-    """Hold what the ranks made against one device: start, losses, norms, weights, evaluation, samples, bytes."""
+    """Hold what the ranks made against one device: start, losses, norms, gradients, weights, evaluation, samples,
+    bytes."""
     sums = [sum(losses) for losses in zip(*(one["losses"] for one in ranks), strict=True)]
     assert sums == pytest.approx(single["losses"], rel=1e-6)
     assert len({one["checksum"] for one in ranks}) == 1
+    assert combine(one["digest"] for one in ranks) == combine([single["digest"]])
+    assert set().union(*(one["state_names"] for one in ranks)) == single["state_names"]
+    evaluated = [one["evaluated"] for one in ranks if one["evaluated"] is not None]
+    assert evaluated == pytest.approx([single["evaluated"]] * len(evaluated), rel=1e-4)
     for one in ranks:
         assert all(torch.equal(one["before"][name], weight) for name, weight in single["before"].items())
         assert one["norms"] == pytest.approx(single["norms"], rel=1e-5)
-        assert one["evaluated"] == pytest.approx(single["evaluated"], rel=1e-4)
         assert one["observed"] == one["predicted"] != []
-        assert one["state_names"] == single["state_names"]
+        for name, gradient in one["gradients"].items():
+            close(gradient, single["gradients"][name], name)
         for name, weight in single["after"].items():
-            torch.testing.assert_close(one["after"][name], weight, rtol=0, atol=1e-5, msg=lambda m, n=name: n + m)
+            close(one["after"][name], weight, name)
+        if single["logits"] is not None:
+            torch.testing.assert_close(one["logits"], single["logits"], rtol=0, atol=1e-4)
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor, name: str) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, msg=lambda m: name + m)
 
 
 @pytest.mark.parametrize(("name", "strategy"), ROWS)

@@ -56,7 +56,7 @@ def test_placements() -> None:
 def test_each_parameter_is_held_once_and_a_tied_head_twice(tied: bool) -> None:
     config = config_of(model={"num_layers": 5, "tied_head": tied}, parallel={"stage_layers": [2, 1, 2]})
     stages, model = stages_for(config, Layout(pp=3)), describe(config.model)
-    held = [stages.parameters_of(stage, model, tied=tied) for stage in range(3)]
+    held = [stages.parameters_of(stage, model) for stage in range(3)]
     once = list(itertools.chain(*held))
     twice = [name for name in set(once) if once.count(name) > 1]
     assert set(once) == set(model.parameter_shapes)

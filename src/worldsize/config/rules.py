@@ -229,27 +229,7 @@ def strategy_is_legal(config: Config, layout: Layout) -> list[str]:
     """Ask the strategy itself whether it can carry out the layout."""
     name = strategy_name(config.parallel, layout.world_size)
     strategy = strategies().get(name)
-    return [*strategy.legal(config, layout), *_beyond_data_parallel(config, name)] if strategy else []
-
-
-DATA_PARALLEL = ("single", "allreduce", "ddp", "fsdp", "deepspeed")
-"""Strategies whose ranks run a whole forward, and so take any model and any task."""
-
-
-def _beyond_data_parallel(config: Config, strategy: str) -> list[str]:
-    """Return why a strategy that cuts the model itself cannot take this one."""
-    if strategy in DATA_PARALLEL:
-        return []
-    what = [
-        ("a Hugging Face model", is_hugging_face(config.model)),
-        ("data.task=classification", config.data.task == "classification"),
-        ("data.packing=true", config.data.task == "translation" and config.data.packing),
-    ]
-    return [
-        f"strategy {strategy!r} does not take {name}; use parallel.strategy={', '.join(DATA_PARALLEL[1:])}"
-        for name, given in what
-        if given
-    ]
+    return strategy.legal(config, layout) if strategy else []
 
 
 def ranks_divide_over_hosts(config: Config, world_size: int) -> list[str]:

@@ -16,6 +16,7 @@ from worldsize.data.prepare import OnProgress, prepare
 from worldsize.data.row_file import RowFile, Split, prepare_rows
 from worldsize.data.token_file import TokenFile
 from worldsize.data.translation import Translation
+from worldsize.parallel.registry import cuts_model
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class TaskData:
         length = config.model.context_length
         if isinstance(self.file, TokenFile):
             return LanguageModelling(self.file, length, split)
-        compiled = config.train.compile
+        # Compiled models want one width; ranks that share a sample send each other tensors of one shape.
+        full_width = config.train.compile or cuts_model(config.parallel.strategy)
         if config.data.task == "classification":
             in_front = config.model.pooling == "cls"
             return Classification(
@@ -50,11 +52,11 @@ class TaskData:
                 length,
                 split,
                 front=in_front,
-                full_width=compiled,
+                full_width=full_width,
                 token_dropout=config.train.token_dropout,
                 seed=config.train.seed,
             )
-        return Translation(self.file, length, split, packing=config.data.packing, full_width=compiled)
+        return Translation(self.file, length, split, packing=config.data.packing, full_width=full_width)
 
 
 def prepare_task(data: DataConfig, *, on_progress: OnProgress | None = None) -> TaskData:

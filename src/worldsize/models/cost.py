@@ -143,13 +143,18 @@ def forward_flop_per_sample(model: ModelConfig, *, causal: bool, length: int | N
         return forward_flop(model, length or model.context_length, causal=causal and model.kind != "encoder")
     dims = dims_of(model)
     length, width = length or dims.context_length, dims.d_model
-    is_encoder = model.kind == "encoder"
-    num_scores = length * (length + 1) / 2 if causal and not is_encoder else length**2
+    num_scores = length * (length + 1) / 2 if causal and model.kind != "encoder" else length**2
     weights_per_block = width * (sum(dims.qkv_sizes) + width + sum(_up_sizes(model)) + dims.d_ff)
-    head = width * num_classes(model) if is_encoder else length * width * dims.vocab_size
-    linear = 2 * (length * dims.num_layers * weights_per_block + head)
+    linear = 2 * length * dims.num_layers * weights_per_block + _head_flop(model, length)
     attention = dims.num_layers * 2 * (2 * num_scores * width)  # scores = q·k, output = scores·v
     return float(linear + attention)
+
+
+def _head_flop(model: ModelConfig, length: int) -> float:
+    """Return the FLOP of one text's logits: of each token over the vocabulary, or once over an encoder's classes."""
+    if model.kind == "encoder":
+        return 2.0 * model.d_model * num_classes(model)
+    return 2.0 * length * model.d_model * dims_of(model).vocab_size
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def forward_flop_by_part(model: ModelConfig) -> PartCosts:
     A lookup multiplies nothing; the sums of token and position embeddings are counted, one FLOP a feature.
     """
     dims = dims_of(model)
-    head = 2.0 * dims.context_length * dims.d_model * dims.vocab_size
+    head = _head_flop(model, dims.context_length)
     blocks = forward_flop_per_sample(model, causal=True) - head
     embedding = float(dims.context_length * dims.d_model) if model.positions == "learned" else 0.0
     return PartCosts(before=embedding, block=blocks / dims.num_layers, after=head)
@@ -239,6 +244,10 @@ class ModelDescription:
     """The module between the last block and the head."""
     head: str | None = None
     """The linear whose output rows are the vocabulary, where it is not tied to the embedding."""
+    tied_head: bool = False
+    """Whether the embedding's matrix is the head's too."""
+    classifier: str | None = None
+    """The linear from a text to its classes, which are too few to share out."""
     attention_core: str | None = None
     """The module of a block, without parameters, between its attention's linears."""
 
@@ -262,6 +271,7 @@ def describe(model: ModelConfig) -> ModelDescription:
         from worldsize.models.hugging_face import describe as describe_hugging_face
 
         return describe_hugging_face(model)
+    is_encoder = model.kind == "encoder"
     return ModelDescription(
         num_layers=model.num_layers,
         parameter_shapes=parameter_shapes(model),
@@ -271,6 +281,8 @@ def describe(model: ModelConfig) -> ModelDescription:
         token_embedding="token_embedding",
         position_embedding="position_embedding" if model.positions == "learned" else None,
         last_norm="final_norm",
-        head=None if model.tied_head else "head",
+        head=None if model.tied_head or is_encoder else "head",
+        tied_head=model.tied_head and not is_encoder,
+        classifier="head" if is_encoder else None,
         attention_core="attention.core",
     )

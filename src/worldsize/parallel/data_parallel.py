@@ -18,6 +18,7 @@ class HoldsReplica:
     """Hands on what a strategy's replica answers by itself; `prepare` sets it."""
 
     same_maths: ClassVar[bool] = True
+    whole_forward: ClassVar[bool] = True
     replica: Replica
 
     def evaluate(self, batch: Batch) -> Tensor:

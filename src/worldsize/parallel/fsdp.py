@@ -130,21 +130,22 @@ class FullyShardedDataParallel(HoldsReplica):
 
     def evaluate(self, batch: Batch) -> Tensor:
         loss_sum = super().evaluate(batch)
-        self._give_back()
+        give_back(self.replica.model)
         return loss_sum
 
     def logits(self, batch: Batch) -> Tensor:
         logits = super().logits(batch)
-        self._give_back()
+        give_back(self.replica.model)
         return logits
 
-    def _give_back(self) -> None:
-        """Drop the weights that a forward without backward leaves gathered."""
-        from torch.distributed.fsdp import FSDPModule
 
-        for module in self.replica.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+def give_back(model: nn.Module) -> None:
+    """Drop the weights that a forward without backward leaves gathered."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: DeviceMesh) -> FSDPModule:

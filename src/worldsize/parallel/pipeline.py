@@ -36,6 +36,7 @@ class Pipeline(HoldsReplica):
 
     name: ClassVar[str] = "pipeline"
     can_skip_exchange: ClassVar[bool] = False
+    whole_forward: ClassVar[bool] = False
     replica: StageReplica
 
     @classmethod
@@ -91,9 +92,14 @@ class Pipeline(HoldsReplica):
         return replayed(self.prepared.log, self.prepared.schedule, self.prepared.num_micro_batches)
 
     def evaluate(self, batch: Batch) -> Tensor:
-        engine = self.prepared.engine
-        activation = (engine.shapes.own_length, engine.shapes.width)
-        return self.replica.evaluate_stages(self.prepared.modules, batch, activation, engine.loss)
+        shapes = self.prepared.engine.shapes
+        activation = (shapes.own_length, shapes.width)
+        return self.replica.evaluate_stages(self.prepared.modules, batch, activation, self.prepared.engine.loss)
+
+    def logits(self, batch: Batch) -> Tensor:
+        shapes = self.prepared.engine.shapes
+        activation = (shapes.own_length, shapes.width)
+        return self.replica.logits_of_stages(self.prepared.modules, batch, activation, shapes.logits_of_sample)
 
 
 class ModelParallel(Pipeline):

@@ -52,16 +52,15 @@ def messages(config: Config, layout: Layout, stages: Stages, pp_rank: int) -> To
 def gradients(config: Config, layout: Layout, stages: Stages, held: ModelDescription, pp_rank: int) -> Totals:
     """Return what is summed at the end of a step: a tied head's two gradients, replicas' gradients, the norm."""
     wide_bytes = kept_bytes(config.train.precision)
-    tied = config.model.tied_head
     totals: Totals = Counter()
-    if tied and stages.ends_apart and pp_rank in (stages.rank_of(0), stages.rank_of(stages.num_stages - 1)):
+    if held.tied_head and stages.ends_apart and pp_rank in (stages.rank_of(0), stages.rank_of(stages.num_stages - 1)):
         totals["all_reduce", "pp", 2] += math.prod(held.parameter_shapes[TIED]) * wide_bytes
     if config.train.grad_clip_norm is not None:
         totals["all_reduce", "pp", layout.pp] += wide_bytes
     if config.train.precision == "fp16":  # whether any stage's gradient overflowed
         totals["all_reduce", "pp", layout.pp] += FP32_BYTES
     if layout.dp > 1:
-        names = stages.names_of(pp_rank, held, tied=tied)
+        names = stages.names_of(pp_rank, held)
         own = sum(math.prod(held.parameter_shapes[name]) for name in names)
         totals["all_reduce", "dp", layout.dp] += own * wide_bytes
     return totals
@@ -83,7 +82,7 @@ def along_tp(config: Config, layout: Layout, stages: Stages, held: ModelDescript
         ends=stages.num_stages - 1 in own,
     )
     sharded = sharded_on_tp(held)
-    names = stages.names_of(pp_rank, held, tied=config.model.tied_head)
+    names = stages.names_of(pp_rank, held)
     whole = sum(math.prod(held.parameter_shapes[name]) for name in names if name not in sharded)
     clips = config.train.grad_clip_norm is not None
     totals["all_reduce", "tp", layout.tp] += (whole + clips) * wide_bytes

@@ -27,3 +27,9 @@ def strategies() -> dict[str, type[Strategy]]:
         ModelParallel,
     )
     return {strategy.name: strategy for strategy in known}
+
+
+def cuts_model(strategy: str) -> bool:
+    """Return whether the strategy of that name spreads one forward over ranks; 'auto' never stands for such a one."""
+    known = strategies().get(strategy)
+    return known is not None and not known.whole_forward

@@ -49,28 +49,28 @@ class Stages:
         """Return the stages of a pipeline rank, in order."""
         return [stage for stage in range(self.num_stages) if self.rank_of(stage) == pp_rank]
 
-    def holders_of(self, name: str, model: ModelDescription, *, tied: bool) -> list[int]:
+    def holders_of(self, name: str, model: ModelDescription) -> list[int]:
         """Return the stages that hold a parameter: one, or the first and the last."""
         index = block_index(name, model)
         if index is not None:
             return [stage for stage in range(self.num_stages) if index in self.blocks_of(stage)]
         last = self.num_stages - 1
-        if tied and name == TIED:
+        if model.tied_head and name == TIED:
             return sorted({0, last})
         return [0] if name in before_blocks(model) else [last]
 
-    def parameters_of(self, stage: int, model: ModelDescription, *, tied: bool) -> list[str]:
+    def parameters_of(self, stage: int, model: ModelDescription) -> list[str]:
         """Return the names of a stage's parameters, in the model's order."""
-        return [name for name in model.parameter_shapes if stage in self.holders_of(name, model, tied=tied)]
+        return [name for name in model.parameter_shapes if stage in self.holders_of(name, model)]
 
-    def names_of(self, pp_rank: int, model: ModelDescription, *, tied: bool) -> list[str]:
+    def names_of(self, pp_rank: int, model: ModelDescription) -> list[str]:
         """Return the names of a pipeline rank's parameters, in the model's order."""
         own = set(self.stages_of(pp_rank))
-        return [name for name in model.parameter_shapes if own & set(self.holders_of(name, model, tied=tied))]
+        return [name for name in model.parameter_shapes if own & set(self.holders_of(name, model))]
 
     def owner_of(self, name: str, model: ModelDescription) -> int:
         """Return the pipeline rank whose copy of a parameter counts: of a tied head the embedding's."""
-        return self.rank_of(self.holders_of(name, model, tied=False)[0])
+        return self.rank_of(self.holders_of(name, model)[0])
 
     @property
     def ends_apart(self) -> bool:

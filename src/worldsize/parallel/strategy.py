@@ -42,6 +42,9 @@ class Strategy(Protocol):
     same_maths: ClassVar[bool]
     """Whether it trains as one device would, up to rounding: else its speed says little without the loss beside it."""
 
+    whole_forward: ClassVar[bool]
+    """Whether each rank runs the model's forward as one whole: then the model may be anyone's. Else it is cut."""
+
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:
         """Return the reasons why this layout cannot run, or none. Asked before anything is launched."""
@@ -70,7 +73,10 @@ class Strategy(Protocol):
         ...
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits of one micro batch, without gradients, in fp32: what a classifier's evaluation needs."""
+        """Return the logits of one micro batch, without gradients, in fp32: what a classifier's evaluation needs.
+
+        Called on every rank, and whole on each; over a vocabulary that tp ranks share, each has its own columns.
+        """
         ...
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:

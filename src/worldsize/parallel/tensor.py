@@ -17,6 +17,7 @@ from worldsize.config.schema import Config
 from worldsize.models.cost import ModelDescription, describe
 from worldsize.parallel import tensor_bytes
 from worldsize.parallel.data_parallel import HoldsReplica
+from worldsize.parallel.fsdp import give_back, shard
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
 from worldsize.records import CollectiveCount
@@ -35,6 +36,7 @@ class TensorParallel(HoldsReplica):
 
     name: ClassVar[str] = "tensor"
     can_skip_exchange: ClassVar[bool] = False
+    whole_forward: ClassVar[bool] = False
     replica: TensorReplica
 
     @staticmethod
@@ -70,7 +72,6 @@ class TensorParallel(HoldsReplica):
         from torch.distributed.fsdp import FSDPModule
 
         from worldsize.measure.fsdp_clock import fsdp_clock_for
-        from worldsize.parallel.fsdp import shard
         from worldsize.parallel.gradient_buckets import GradientBuckets
         from worldsize.parallel.mesh import mesh_of
         from worldsize.parallel.tensor_plan import apply
@@ -135,10 +136,11 @@ class TensorParallel(HoldsReplica):
                 self._root.set_reshard_after_backward(is_last)
 
     def evaluate(self, batch: Batch) -> Tensor:
-        from torch.distributed.fsdp import FSDPModule
-
         loss_sum = super().evaluate(batch)
-        for module in self.replica.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # a forward without backward leaves some units gathered
+        give_back(self.replica.model)
         return loss_sum
+
+    def logits(self, batch: Batch) -> Tensor:
+        logits = super().logits(batch)
+        give_back(self.replica.model)
+        return logits

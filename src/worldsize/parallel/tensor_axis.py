@@ -11,7 +11,7 @@ Letters: B samples, T positions, N = B·T, C width, V rows of the vocabulary; t 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,8 @@ from torch.autograd import Function
 
 from worldsize.data.batch import IGNORED_TARGET
 from worldsize.measure.fsdp_clock import all_gather_single, reduce_scatter_single
+from worldsize.models.cost import ModelDescription
+from worldsize.train.loss import loss_sum
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -63,6 +65,20 @@ class TensorAxis:
         logits_Nv = logits_BTv.flatten(0, 1)
         logits_Nv = logits_Nv.to(torch.promote_types(logits_Nv.dtype, torch.float32))
         return _LossSum.apply(logits_Nv, targets_BT.flatten(), self, label_smoothing)  # type: ignore[no-any-return, no-untyped-call]
+
+    def loss_of_classes(self, logits_BK: Tensor, targets_B: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """Return `train.loss.loss_sum` of logits that every rank holds whole.
+
+        Each rank's backward starts from its share of the gradient, 1 / ranks: what follows sums over ranks, as each
+        part of a sequence adds its own.
+        """
+        loss = loss_sum(logits_BK, targets_B, label_smoothing)
+        share = loss / self.size
+        return loss.detach() + (share - share.detach())  # the value of the whole loss, the gradient of the share
+
+    def loss_for(self, model: ModelDescription) -> Callable[[Tensor, Tensor, float], Tensor]:
+        """Return the loss of the logits that the model ends in on each rank."""
+        return self.loss_of_classes if model.classifier else self.loss_sum
 
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
         """Combine `tensor` in place over the ranks, and return it."""

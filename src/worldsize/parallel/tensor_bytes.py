@@ -110,7 +110,8 @@ def activations_of(
     totals: Totals = Counter()
     totals["all_gather", "tp", tp] = (num_gathers * in_blocks + at_ends) // tp
     totals["reduce_scatter", "tp", tp] = num_sums * in_blocks + at_ends
-    num_loss_rows = 3 * ends  # of each token: its largest logit, then its sum of exponentials and its target's logit
+    # Of each token: its largest logit, then its sum of exponentials and its target's logit. Classes are no columns.
+    num_loss_rows = 0 if model.classifier else 3 * ends
     totals["all_reduce", "tp", tp] = num_loss_rows * num_tokens * wide_bytes
     return totals
 

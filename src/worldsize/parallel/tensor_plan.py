@@ -7,6 +7,7 @@ computes with their local tensors, so that each rank multiplies as fast as a sin
     column-parallel linears    rows over ranks; of parts fused in one matrix each rank holds its share of each part
     row-parallel linears       columns over ranks; the bias is whole, and added to the rank's part of the sequence
     embedding and head         rows of the vocabulary over ranks, tied or not
+    a classifier's head        whole: each rank finds all classes from the whole sequence, for its share of the loss
     everything else            whole on every rank
 
 The gradient of what every rank holds whole comes from its part of the sequence alone: though its placement says
@@ -154,7 +155,10 @@ class OwnPositions(ParallelStyle):
 
 
 class OnOwnSequence(ParallelStyle):
-    """Computes as the module does, on this rank's part of the sequence; `gathers`: and returns the whole sequence."""
+    """Computes as the module does, on this rank's part of the sequence; `gathers`: and returns the whole sequence.
+
+    A classifier's head, which comes after, is given the whole of what it reads.
+    """
 
     def __init__(self, axis: TensorAxis, *, gathers: bool) -> None:
         self._axis, self._gathers = axis, gathers

@@ -32,7 +32,7 @@ class TensorReplica(Replica):
         description: ModelDescription,
         mesh: DeviceMesh,
     ) -> None:
-        super().__init__(model, config, device, axis.loss_sum)
+        super().__init__(model, config, device, axis.loss_for(description))
         names = mesh.mesh_dim_names or ()
         self._axis = axis
         self._fsdp = mesh["fsdp"] if "fsdp" in names else None

@@ -30,12 +30,16 @@ def measured_costs(model: nn.Module, config: Config, context: RankContext) -> Pa
     micro_batch = batches_for(config.train, context.layout).micro_batch
     precision = Precision(config.train.precision, device, config.model.context_length)
     tokens_BT = torch.zeros(micro_batch, config.model.context_length, dtype=torch.int64, device=device)
+    is_encoder = config.model.kind == "encoder"
+    segments_BT = torch.ones_like(tokens_BT) if is_encoder or config.data.packing else None
+    targets = tokens_BT[:, 0] if is_encoder else tokens_BT
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), precision.forward():
-        x_BTC = parts.embed(tokens_BT).detach().requires_grad_()
+        mask = parts.mask(segments_BT)
+        x_BTC = parts.embed(tokens_BT, segments_BT).detach().requires_grad_()
         return PartCosts(
-            before=_fastest_s(lambda: parts.embed(tokens_BT).sum(), [x_BTC], model, device),
-            block=_fastest_s(lambda: parts.through(block, x_BTC).sum(), [x_BTC], model, device),
-            after=_fastest_s(lambda: loss_sum(parts.logits(x_BTC), tokens_BT), [x_BTC], model, device),
+            before=_fastest_s(lambda: parts.embed(tokens_BT, segments_BT).sum(), [x_BTC], model, device),
+            block=_fastest_s(lambda: parts.through(block, x_BTC, mask).sum(), [x_BTC], model, device),
+            after=_fastest_s(lambda: loss_sum(parts.logits(x_BTC, segments_BT), targets), [x_BTC], model, device),
         )
 
 

@@ -41,8 +41,12 @@ class NotedStage(PipelineStage):
 
     notes: StepNotes | None = None
     first_micro_batch = 0
+    segments: Sequence[Tensor] = ()
+    """Of each micro batch of the turn; empty where there are none."""
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        assert isinstance(self.submod, Stage)
+        self.submod.segments_BT = self.segments[fwd_chunk_id] if self.segments else None
         with self._noted("F", fwd_chunk_id):
             return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
 
@@ -78,7 +82,8 @@ class Shapes:
     length: int
     own_length: int
     width: int
-    own_vocabulary: int
+    logits_of_sample: tuple[int, ...]
+    """(T, this rank's rows of the vocabulary), or (K) of a classifier."""
     dtype: torch.dtype
     """Of the residual stream, under autocast too."""
     logits_dtype: torch.dtype
@@ -88,14 +93,14 @@ class Shapes:
         return torch.empty(self.micro_batch, self.length, dtype=torch.int64, device="meta")
 
     def activations(self) -> Tensor:
-        return self._with_gradient(self.own_length, self.width, self.dtype)
+        return self._with_gradient((self.own_length, self.width), self.dtype)
 
     def logits(self) -> Tensor:
-        return self._with_gradient(self.length, self.own_vocabulary, self.logits_dtype)
+        return self._with_gradient(self.logits_of_sample, self.logits_dtype)
 
-    def _with_gradient(self, length: int, features: int, dtype: torch.dtype) -> Tensor:
+    def _with_gradient(self, of_sample: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """The engine sends gradients back only where these say that there are any."""
-        return torch.empty(self.micro_batch, length, features, dtype=dtype, device="meta", requires_grad=True)
+        return torch.empty(self.micro_batch, *of_sample, dtype=dtype, device="meta", requires_grad=True)
 
 
 class Engine:
@@ -148,6 +153,7 @@ class Engine:
         for turn, batches in enumerate(turns):
             for stage in self.stages:
                 stage.notes, stage.first_micro_batch = notes, turn
+                stage.segments = self._segments(batches)
             tokens = [padded(batch.tokens_BT, self.shapes.micro_batch, 0) for batch in batches]
             targets = [padded(batch.targets_BT, self.shapes.micro_batch, IGNORED_TARGET) for batch in batches]
             self._schedule.step(
@@ -158,6 +164,12 @@ class Engine:
         if notes is not None:
             notes.end()
         return self._loss_sum
+
+    def _segments(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """Return each micro batch's segments, none where there are none. A row that is added is one text, so that it
+        has a mean."""
+        segments = [batch.segments_BT for batch in batches if batch.segments_BT is not None]
+        return [padded(each, self.shapes.micro_batch, 1) for each in segments]
 
     def _loss(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
         loss = self.loss(logits_BTV, targets_BT, self.label_smoothing)

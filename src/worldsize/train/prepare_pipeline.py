@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from worldsize.config.schema import Config
 from worldsize.measure.pipeline_log import PipelineLog
-from worldsize.models.cost import ModelDescription
+from worldsize.models.cost import ModelDescription, num_classes
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for
 from worldsize.parallel.mesh import ends_of_pipelines, mesh_of
@@ -48,20 +48,18 @@ def prepare_pipeline(
     model: nn.Module, config: Config, context: RankContext, description: ModelDescription, schedule: str
 ) -> PreparedPipeline:
     """Cut the model in place and set up this rank's part. A collective: called on every rank."""
-    tied = config.model.tied_head
     config = with_cut(model, config, context)
     stages = stages_for(config, context.layout)
     pp_rank = context.layout.coordinates(context.rank)["pp"]
     mesh = mesh_of(context)
-    keep_only(model, stages.names_of(pp_rank, description, tied=tied), description)
+    keep_only(model, stages.names_of(pp_rank, description), description)
     axis = apply(model, description, mesh["tp"]) if context.layout.tp > 1 else None
-    replica = _replica(
-        model, config, context, stages, description, _groups(context, mesh, stages, tied=tied), axis, mesh
-    )
+    groups = _groups(context, mesh, stages, tied=description.tied_head)
+    replica = _replica(model, config, context, stages, description, groups, axis, mesh)
     modules = {
         stage: Stage(
             model,
-            stages.parameters_of(stage, description, tied=tied),
+            stages.parameters_of(stage, description),
             [description.block_prefixes[index] for index in stages.blocks_of(stage)],
             replica.precision,
             is_first=stage == 0,
@@ -70,9 +68,9 @@ def prepare_pipeline(
         for stage in stages.stages_of(pp_rank)
     }
     batches = batches_for(config.train, context.layout)
-    shapes = _shapes(config, context, batches.micro_batch, replica.dtype)
+    shapes = _shapes(config, context, description, batches.micro_batch, replica.dtype)
     group = replica.groups.pp
-    loss = loss_sum if axis is None else axis.loss_sum
+    loss = loss_sum if axis is None else axis.loss_for(description)
     smoothing, scale = config.train.label_smoothing, replica.precision.scaler.scale
     engine = Engine(modules, stages.num_stages, schedule, batches.accumulation, shapes, group, loss, smoothing, scale)
     log = PipelineLog(context.device, stages, pp_rank, group)
@@ -119,17 +117,21 @@ def _groups(context: RankContext, mesh: DeviceMesh, stages: Stages, *, tied: boo
     return Groups(pp=pp, dp=mesh["dp"].get_group() if context.layout.dp > 1 else None, ends=ends)
 
 
-def _shapes(config: Config, context: RankContext, micro_batch: int, dtype: torch.dtype) -> Shapes:
-    """Along tp each rank passes on its part of the sequence, and the last stage ends in its part of the vocabulary."""
+def _shapes(
+    config: Config, context: RankContext, description: ModelDescription, micro_batch: int, dtype: torch.dtype
+) -> Shapes:
+    """Along tp each rank passes on its part of the sequence, and the last stage ends in its part of the vocabulary, or
+    in all classes."""
     model, tp = config.model, context.layout.tp
     assert model.vocab_size is not None
+    logits = (model.context_length, model.vocab_size // tp)
     half = AUTOCAST.get(config.train.precision)
     return Shapes(
         micro_batch=micro_batch,
         length=model.context_length,
         own_length=model.context_length // tp,
         width=model.d_model,
-        own_vocabulary=model.vocab_size // tp,
+        logits_of_sample=(num_classes(model),) if description.classifier else logits,
         dtype=dtype,
         logits_dtype=half or dtype,
         device=context.device,

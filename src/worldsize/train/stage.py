@@ -16,11 +16,12 @@ from worldsize.train.precision import Precision
 
 
 class InParts(Protocol):
-    """What a model must offer to be cut: its forward in three parts."""
+    """What a model must offer to be cut: its forward in parts."""
 
-    def embed(self, tokens_BT: Tensor) -> Tensor: ...
-    def through(self, blocks: Sequence[nn.Module], x_BTC: Tensor) -> Tensor: ...
-    def logits(self, x_BTC: Tensor) -> Tensor: ...
+    def embed(self, tokens_BT: Tensor, segments_BT: Tensor | None) -> Tensor: ...
+    def mask(self, segments_BT: Tensor | None) -> Tensor | None: ...
+    def through(self, blocks: Sequence[nn.Module], x_BTC: Tensor, mask: Tensor | None) -> Tensor: ...
+    def logits(self, x_BTC: Tensor, segments_BT: Tensor | None) -> Tensor: ...
 
 
 class Stage(nn.Module):
@@ -44,19 +45,22 @@ class Stage(nn.Module):
         self.own = nn.ParameterList(model.get_parameter(name) for name in parameter_names)
         parts = cast(InParts, model)
         # Bound methods and a tuple: held in any other way, the whole model would be registered as a part of the stage.
-        self._embed, self._through, self._logits = parts.embed, parts.through, parts.logits
+        self._embed, self._mask, self._through, self._logits = parts.embed, parts.mask, parts.through, parts.logits
         self._blocks = tuple(model.get_submodule(prefix) for prefix in block_prefixes)
         self._precision = precision
         self.is_first = is_first
         self.is_last = is_last
+        self.segments_BT: Tensor | None = None
+        """Of the next micro batch to go forward. Never sent: every rank of a pipeline has the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take tokens_BT or x_BTC, return x_BTC or logits_BTV, under the precision's autocast."""
+        """Take tokens_BT or x_BTC, return x_BTC or logits (BTV; BK of a classifier), under the precision's autocast."""
+        segments_BT = self.segments_BT
         with self._precision.forward():
             if self.is_first:
-                x = self._embed(x)
-            x = self._through(self._blocks, x)
-            return self._logits(x) if self.is_last else x
+                x = self._embed(x, segments_BT)
+            x = self._through(self._blocks, x, self._mask(segments_BT))
+            return self._logits(x, segments_BT) if self.is_last else x
 
 
 def keep_only(model: nn.Module, names: Sequence[str], description: ModelDescription) -> None:

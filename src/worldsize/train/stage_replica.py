@@ -18,6 +18,7 @@ from worldsize.parallel.stages import TIED, Stages
 from worldsize.parallel.tensor_replica import TensorReplica, whole_from_tp
 from worldsize.train.precision import AgreeingScaler
 from worldsize.train.replica import LossSum, Replica, whole
+from worldsize.train.stage import Stage
 
 if TYPE_CHECKING:
     from worldsize.measure.clock import StepClock
@@ -52,7 +53,7 @@ class StageReplica(Replica):
         **of_tensor: Any,
     ) -> None:
         """`of_tensor`: what TensorReplica takes besides, where the stages are spread over tp."""
-        self.names = stages.names_of(pp_rank, description, tied=config.model.tied_head)
+        self.names = stages.names_of(pp_rank, description)
         self.stages = stages
         self.description = description
         self.pp_rank = pp_rank
@@ -148,13 +149,30 @@ class StageReplica(Replica):
     def _whole_value(self, name: str) -> Tensor:
         return whole(self.model.get_parameter(name).detach())
 
-    @torch.no_grad()
     def evaluate_stages(
-        self, modules: Mapping[int, nn.Module], batch: Batch, activation: tuple[int, int], loss_sum: LossSum
+        self, modules: Mapping[int, Stage], batch: Batch, activation: tuple[int, int], loss_sum: LossSum
     ) -> Tensor:
-        """Send one micro batch of any size through all stages; return its summed loss on the pipeline's last rank.
+        """Return one micro batch's summed loss on the pipeline's last rank; every other rank returns 0."""
+        logits = self._through_stages(modules, batch, activation)
+        zero = torch.zeros((), dtype=self.dtype, device=self.device)
+        loss = loss_sum(logits, batch.targets_BT, 0.0) if self._last in modules else zero
+        return self.on_last_rank(loss)
 
-        Every other rank returns 0. `modules` are this rank's stages; what they pass on has the shape (B, *activation).
+    def logits_of_stages(
+        self, modules: Mapping[int, Stage], batch: Batch, activation: tuple[int, int], logits: tuple[int, ...]
+    ) -> Tensor:
+        """Return one micro batch's logits, shaped (B, *logits), on every rank of the pipeline, in fp32."""
+        out = self._through_stages(modules, batch, activation).float()
+        if self._last not in modules:
+            out = torch.empty((batch.tokens_BT.shape[0], *logits), device=self.device)
+        dist.broadcast(out.contiguous(), group=self.groups.pp, group_src=self.stages.rank_of(self._last))
+        return out
+
+    @torch.no_grad()
+    def _through_stages(self, modules: Mapping[int, Stage], batch: Batch, activation: tuple[int, int]) -> Tensor:
+        """Send one micro batch of any size through all stages; return what this rank's last stage makes of it.
+
+        `modules` are this rank's stages; what they pass on has the shape (B, *activation).
         """
         self.model.eval()
         x = batch.tokens_BT
@@ -164,13 +182,12 @@ class StageReplica(Replica):
                 num_samples = batch.tokens_BT.shape[0]
                 x = torch.empty((num_samples, *activation), dtype=self.dtype, device=self.device)
                 dist.recv(x, group=self.groups.pp, group_src=source)
+            module.segments_BT = batch.segments_BT
             x = module(x)
             if target != self.pp_rank:
                 dist.send(x.contiguous(), group=self.groups.pp, group_dst=target)
         self.model.train()
-        zero = torch.zeros((), dtype=self.dtype, device=self.device)
-        loss = loss_sum(x, batch.targets_BT, 0.0) if self._last in modules else zero
-        return self.on_last_rank(loss)
+        return x
 
     @property
     def _last(self) -> int:
