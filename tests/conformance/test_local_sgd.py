@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conformance.steps import NUM_STEPS, config_of, samples_of, train
+from tests.conformance.steps import NUM_CLASSES, NUM_STEPS, config_of, samples_for, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
-from worldsize.data.batch import IGNORED_TARGET
-from worldsize.models.decoder import build
+from worldsize.data.sampler import Sampler
+from worldsize.models.build import build
 from worldsize.train.loss import loss_sum
 
 PLAIN = {"strategy": "local_sgd", "local_steps": 5}
@@ -31,14 +31,16 @@ def simulated(config: Config, num_ranks: int) -> tuple[list[float], dict[str, Te
     anchors = [w.detach().clone() for w in models[0].parameters()]
     velocities = [torch.zeros_like(w) for w in anchors]
     rate, momentum = config.parallel.outer_learning_rate, config.parallel.outer_momentum
-    losses = []
+    data, losses = samples_for(config), []
     for step in range(config.train.steps):
-        tokens, targets = samples_of(step, config.train.global_batch)
-        global_tokens, share = int((targets != IGNORED_TARGET).sum()), len(tokens) // num_ranks
+        ids = Sampler(data.num_samples, config.train.seed).sample_ids(step, config.train.global_batch)
+        batch = data.batch(ids, 1)
+        inputs = [batch.tokens_BT, *([] if batch.segments_BT is None else [batch.segments_BT])]
+        global_tokens, share = data.num_target_tokens(ids), len(ids) // num_ranks
         losses.append(0.0)
         for rank, model in enumerate(models):
             mine = slice(rank * share, (rank + 1) * share)
-            loss = loss_sum(model(tokens[mine]), targets[mine])
+            loss = loss_sum(model(*(each[mine] for each in inputs)), batch.targets_BT[mine])
             losses[-1] += float(loss.detach())
             gradients = torch.autograd.grad(loss * num_ranks / global_tokens, list(model.parameters()))
             adamw(model, list(gradients), moments[rank], step + 1, config)
@@ -77,7 +79,16 @@ def test_as_simulated(
     parallel: dict[str, Any], train_settings: dict[str, Any], world_size: int, request: pytest.FixtureRequest
 ) -> None:
     ranks: Ranks = request.getfixturevalue("two_ranks" if world_size == 2 else "four_ranks")
-    config = config_of(parallel=parallel, train=DOUBLE | train_settings)
+    compare(ranks, config_of(parallel=parallel, train=DOUBLE | train_settings), world_size)
+
+
+def test_a_classifier_as_simulated(two_ranks: Ranks) -> None:
+    task = {"data": {"task": "classification"}, "model": {"kind": "encoder", "num_classes": NUM_CLASSES}}
+    compare(two_ranks, config_of(parallel=PLAIN, train=DOUBLE, **task), 2)
+
+
+def compare(ranks: Ranks, config: Config, world_size: int) -> None:
+    """Train on the ranks and hold losses and weights against those simulated."""
     expected_losses, expected = simulated(config, world_size)
     found = ranks.run(train, config)
     sums = [sum(losses) for losses in zip(*(one["losses"] for one in found), strict=True)]

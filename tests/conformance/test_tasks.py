@@ -1,4 +1,4 @@
-"""Other tasks and other people's models through the data-parallel strategies: each row must equal one device."""
+"""Other tasks and other people's models through the strategies: each row must equal one device."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.conformance.steps import NUM_CLASSES, config_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
 from worldsize.data.sampler import combine
+from worldsize.models.hf_as_ours import as_built
 
 CLASSIFIER = {"data": {"task": "classification"}, "model": {"kind": "encoder", "num_classes": NUM_CLASSES}}
 PACKED = {"data": {"task": "translation"}}
@@ -90,6 +91,21 @@ def test_two_ranks_are_one_device(name: str, strategy: str, two_ranks: Ranks) ->
     if name.startswith("Hugging Face"):
         pytest.importorskip("transformers")
     same(two_ranks.run(functools.partial(train, observe=True), config(name, strategy)), alone(name))
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("Hugging Face GPT-2", "pipeline"), ("Hugging Face Llama", "tensor")])
+def test_a_hugging_face_model_that_is_cut_trains_as_its_own_code_does(
+    name: str, strategy: str, two_ranks: Ranks
+) -> None:
+    pytest.importorskip("transformers")
+    cut, whole = as_built(config(name, strategy)), alone(name)
+    ranks = two_ranks.run(functools.partial(train, observe=True), cut)
+    sums = [sum(losses) for losses in zip(*(one["losses"] for one in ranks), strict=True)]
+    assert sums == pytest.approx(whole["losses"], rel=1e-5)
+    assert combine(one["digest"] for one in ranks) == combine([whole["digest"]])
+    for one in ranks:
+        assert one["norms"] == pytest.approx(whole["norms"], rel=1e-4)
+        assert one["observed"] == one["predicted"] != []
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("encoder", "fsdp"), ("Hugging Face GPT-2", "ddp")])

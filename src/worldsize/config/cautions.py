@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worldsize.config.schema import Config, ParallelConfig
+from worldsize.parallel.registry import cuts_model
 
 
 def cautions(config: Config) -> list[str]:
@@ -94,6 +95,25 @@ def pipeline_keys_have_effect(config: Config) -> str | None:
     return f"{', '.join(changed)} has no effect under parallel.strategy={parallel.strategy}; it is pipeline's."
 
 
+def own_decoder_runs(config: Config) -> str | None:
+    """The strategies that cut a model have no code of Hugging Face's to cut."""
+    model, strategy = config.model, config.parallel.strategy
+    if (model.hf is None and model.hf_config is None) or not cuts_model(strategy):
+        return None
+    given = "model.hf_config" if model.hf is None else f"model.hf={model.hf}"
+    return (
+        f"worldsize's own decoder runs with the weights of {given}, since parallel.strategy={strategy} cuts the model; "
+        "to compare speed with other strategies, give them model.implementation=worldsize too."
+    )
+
+
+def implementation_has_effect(config: Config) -> str | None:
+    model = config.model
+    if model.implementation is None or model.hf is not None or model.hf_config is not None:
+        return None
+    return f"model.implementation={model.implementation} has no effect without model.hf or model.hf_config."
+
+
 CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
@@ -105,4 +125,6 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     powersgd_goes_on_otherwise,
     token_dropout_has_effect,
     pipeline_keys_have_effect,
+    own_decoder_runs,
+    implementation_has_effect,
 )

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from worldsize.config import messages, yaml_tree
 from worldsize.config.schema import Config, ModelConfig
 from worldsize.errors import UserError, unknown
+from worldsize.models.hf_as_ours import as_built
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
 from worldsize.records import Origin
 
@@ -164,9 +165,10 @@ def resolve(loaded: Loaded, world_size: int, vocab_size: int | None, num_classes
     `device.kind` stays 'auto': only the worker knows. Raises UserError when the model's vocabulary is smaller than the
     tokenizer's, or when degrees and batches do not divide (`rules.check` says that together with all other problems).
     """
-    config = loaded.config
+    config = as_built(loaded.config, vocab_size)
     layout = layout_for(config.parallel, world_size)
     derived: dict[str, Any] = {
+        **{f"model.{name}": value for name, value in config.model.model_dump().items()},
         "model.num_kv_heads": config.model.num_kv_heads or config.model.num_heads,
         "model.d_ff": config.model.d_ff or default_d_ff(config.model),
         "model.vocab_size": _vocab_size(config.model, vocab_size),
@@ -177,7 +179,7 @@ def resolve(loaded: Loaded, world_size: int, vocab_size: int | None, num_classes
         "parallel.strategy": strategy_name(config.parallel, world_size),
     }
     changed = {key: value for key, value in derived.items() if value != loaded.origins[key].value}
-    tree = config.model_dump()
+    tree = loaded.config.model_dump()
     for key, value in changed.items():
         section, name = key.split(".")
         tree[section][name] = value

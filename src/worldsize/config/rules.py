@@ -14,13 +14,18 @@ from worldsize.config.rates import parse_rate
 from worldsize.config.schema import Config
 from worldsize.errors import UserError, unknown
 from worldsize.models.cost import is_hugging_face
+from worldsize.models.hf_as_ours import as_built
 from worldsize.parallel.layout import Layout, batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies
 
 
 def check(config: Config, world_size: int) -> None:
     """Raise UserError that lists every rule this config breaks on `world_size` devices."""
-    problems = [problem for rule in RULES if (problem := rule(config))]
+    try:
+        config = as_built(config)
+    except UserError as error:
+        raise messages.join([str(error), *_problems(config)]) from None
+    problems = _problems(config)
     try:
         layout = layout_for(config.parallel, world_size)
     except UserError as error:
@@ -31,6 +36,11 @@ def check(config: Config, world_size: int) -> None:
     problems += ranks_divide_over_hosts(config, world_size)
     if problems:
         raise messages.join(problems)
+
+
+def _problems(config: Config) -> list[str]:
+    """Return what two values say against each other, whatever the world size."""
+    return [problem for rule in RULES if (problem := rule(config))]
 
 
 def heads_divide_width(config: Config) -> str | None:

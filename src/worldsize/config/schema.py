@@ -58,6 +58,10 @@ class ModelConfig(Section):
         None,
         description="a Hugging Face model by its config, such as {model_type: llama, hidden_size: 256}, from random weights (extra hf)",
     )
+    implementation: Literal["hugging_face", "worldsize"] | None = Field(
+        None,
+        description="whose code runs model.hf or model.hf_config; unset = Hugging Face's, and worldsize's decoder with the same weights (of a GPT-2 or a Llama) where parallel.strategy cuts the model: tensor, pipeline, model_parallel",
+    )
 
 
 class DataConfig(Section):

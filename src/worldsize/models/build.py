@@ -24,5 +24,10 @@ def build(model: ModelConfig, seed: int, device: torch.device | str) -> nn.Modul
     with torch.device("meta"):
         module = Encoder(model) if model.kind == "encoder" else Decoder(model)
     module.to_empty(device=device)
-    initialise(module, seed, model.num_layers)
+    if model.hf is None and model.hf_config is None:
+        initialise(module, seed, model.num_layers)
+    else:
+        from worldsize.models.hf_as_ours import own_weights
+
+        module.load_state_dict(own_weights(model, seed))
     return module

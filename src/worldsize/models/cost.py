@@ -100,7 +100,7 @@ def num_classes(model: ModelConfig) -> int:
 
 def is_hugging_face(model: ModelConfig) -> bool:
     """Return whether the model is Hugging Face's code rather than ours."""
-    return model.hf is not None or model.hf_config is not None
+    return (model.hf is not None or model.hf_config is not None) and model.implementation != "worldsize"
 
 
 def block_prefixes(model: ModelConfig) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def load(model: ModelConfig, seed: int) -> nn.Module:
     """
     import torch
 
-    factory, config = _factory(model), _config_of(model)
+    factory, config = _factory(model), config_of(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if model.hf_config is not None:
@@ -111,7 +111,7 @@ def _on_meta(model: ModelConfig) -> nn.Module:
     import torch
 
     with torch.device("meta"):
-        return _adapter(_factory(model).from_config(_config_of(model), dtype=torch.float32))
+        return _adapter(_factory(model).from_config(config_of(model), dtype=torch.float32))
 
 
 def _adapter(model: Any) -> nn.Module:
@@ -157,7 +157,7 @@ def _factory(model: ModelConfig) -> Any:
     )
 
 
-def _config_of(model: ModelConfig) -> Any:
+def config_of(model: ModelConfig) -> Any:
     """Return the model's own config with what ours decides: vocabulary, classes, dropout, attention by torch."""
     transformers = _transformers()
     try:
