@@ -23,6 +23,7 @@ from worldsize.parallel.local_sgd import period_of
 from worldsize.parallel.pipeline import Pipeline
 from worldsize.parallel.registry import strategies
 from worldsize.parallel.strategy import Strategy
+from worldsize.parallel.tensor import TensorParallel
 from worldsize.records import CollectiveCount
 from worldsize.train.checksum import weights_checksum
 from worldsize.train.feed import Feed
@@ -159,9 +160,9 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
 
 
 def predicted(strategy: Strategy, config: Config, layout: Layout, rank: int) -> list[CollectiveCount]:
-    """Return what one rank is to issue in a step; only in a pipeline ranks differ."""
+    """Return what one rank is to issue in a step; only where the model is cut ranks differ."""
     model = describe(config.model)
-    if isinstance(strategy, Pipeline):
+    if isinstance(strategy, Pipeline | TensorParallel):
         return strategy.communication(config, layout, model, rank)
     return strategy.communication(config, layout, model)
 

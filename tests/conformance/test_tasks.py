@@ -26,6 +26,7 @@ MODELS: dict[str, dict[str, dict[str, Any]]] = {
     "encoder, class from a token": {**CLASSIFIER, "model": {**CLASSIFIER["model"], "pooling": "cls"}},
     "encoder, rotary": {**CLASSIFIER, "model": {**CLASSIFIER["model"], "positions": "rotary"}},
     "packed pairs": PACKED,
+    "odd vocabulary": {"model": {"vocab_size": 65}},
     "packed pairs, rotary": {**PACKED, "model": {"positions": "rotary"}},
     "Hugging Face GPT-2": GPT2,
     "Hugging Face Llama": LLAMA,
@@ -46,6 +47,7 @@ ROWS = [
     ("encoder, rotary", "pipeline"),
     ("encoder", "model_parallel"),
     ("packed pairs", "tensor"),
+    ("odd vocabulary", "tensor"),
     ("packed pairs", "pipeline"),
 ]  # fmt: skip
 

@@ -40,8 +40,12 @@ REFUSED = [
         "strategy 'tensor' takes one data axis beside tp, but parallel.dp=2 and parallel.fsdp=2; use parallel.dp=1 or "
         "parallel.fsdp=1"]),
     ("tensor", Layout(tp=3), {}, [
-        "parallel.tp=3 does not divide model.num_heads=4, model.num_kv_heads=4, model.d_ff=128, model.vocab_size=64, "
+        "parallel.tp=3 does not divide model.num_heads=4, model.num_kv_heads=4, model.d_ff=128, "
         "model.context_length=16; use parallel.tp=2 or 4, or change the model"]),
+    ("tensor", Layout(tp=2), {"model": {"vocab_size": 65}}, []),
+    ("tensor", Layout(tp=2, fsdp=2), {"model": {"vocab_size": 65}}, [
+        "parallel.tp=2 does not divide model.vocab_size=65; no other degree divides this model, so use "
+        "parallel.strategy=fsdp, or change the model"]),
     ("tensor", Layout(tp=4), {"model": {"num_kv_heads": 2}}, [
         "parallel.tp=4 does not divide model.num_kv_heads=2; use parallel.tp=2, or change the model"]),
     ("tensor", Layout(tp=2), {"model": {"num_kv_heads": 1}}, [

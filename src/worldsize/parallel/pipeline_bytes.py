@@ -16,8 +16,9 @@ from worldsize.records import CollectiveCount
 def communication(config: Config, layout: Layout, model: ModelDescription, rank: int) -> list[CollectiveCount]:
     """Return one rank's collectives in one optimizer step."""
     stages = stages_for(config, layout)
-    pp_rank = layout.coordinates(rank)["pp"]
-    held = held_by_a_tp_rank(model, layout.tp) if layout.tp > 1 else model
+    place = layout.coordinates(rank)
+    pp_rank = place["pp"]
+    held = held_by_a_tp_rank(model, layout.tp, place["tp"]) if layout.tp > 1 else model
     totals = messages(config, layout, stages, pp_rank)
     totals += gradients(config, layout, stages, held, pp_rank)
     if layout.tp > 1:

@@ -62,11 +62,12 @@ class TensorParallel(HoldsReplica):
             )
         if config.train.compile:
             reasons.append("strategy 'tensor' runs uncompiled; use train.compile=false, or parallel.strategy=ddp")
-        return reasons + tensor_bytes.undivided(config, layout.tp)
+        return reasons + tensor_bytes.undivided(config, layout.tp, layout.fsdp)
 
     @staticmethod
-    def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
-        return tensor_bytes.communication(config, layout, model)
+    def communication(config: Config, layout: Layout, model: ModelDescription, rank: int = 0) -> list[CollectiveCount]:
+        """Return one rank's collectives: ranks along tp differ where they share an uneven vocabulary."""
+        return tensor_bytes.communication(config, layout, model, rank)
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
         from torch.distributed.fsdp import FSDPModule

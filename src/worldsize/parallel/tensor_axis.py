@@ -23,6 +23,7 @@ from torch.autograd import Function
 from worldsize.data.batch import IGNORED_TARGET
 from worldsize.measure.fsdp_clock import all_gather_single, reduce_scatter_single
 from worldsize.models.cost import ModelDescription
+from worldsize.parallel.tensor_bytes import part_of
 from worldsize.train.loss import loss_sum
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ class Marks(Protocol):
 class TensorAxis:
     """One rank's group along tp. Every method but `part_of` is a collective of that group."""
 
-    def __init__(self, mesh: DeviceMesh) -> None:
+    def __init__(self, mesh: DeviceMesh, vocabulary: int) -> None:
+        """`vocabulary`: the rows that the ranks share, of which the last may have fewer."""
+        self.vocabulary = vocabulary
         self.group = mesh.get_group()
         self.size = mesh.size()
         self.rank = mesh.get_local_rank()
@@ -46,9 +49,8 @@ class TensorAxis:
         """Of the step under way; outside a step there is none."""
 
     def part_of(self, length: int) -> slice:
-        """Return where this rank's part of `length` positions, rows or columns lies. The length must divide."""
-        part = length // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+        """Return where this rank's part of `length` positions, rows or columns lies."""
+        return part_of(length, self.rank, self.size)
 
     def gathered(self, x_BtC: Tensor) -> Tensor:
         """Return x_BTC from every rank's part; in backward the ranks' gradients of it are summed."""
@@ -138,9 +140,8 @@ class _LossSum(Function):
 
     @staticmethod
     def forward(ctx: Any, logits_Nv: Tensor, targets_N: Tensor, axis: TensorAxis, smoothing: float) -> Tensor:
-        num_rows = logits_Nv.shape[1]
-        columns_N = targets_N - axis.rank * num_rows
-        is_here_N = (columns_N >= 0) & (columns_N < num_rows)
+        columns_N = targets_N - axis.part_of(axis.vocabulary).start
+        is_here_N = (columns_N >= 0) & (columns_N < logits_Nv.shape[1])
         columns_N = columns_N.where(is_here_N, 0)
         largest_N = axis.all_reduce(logits_Nv.amax(1), dist.ReduceOp.MAX)
         shifted_Nv = logits_Nv - largest_N.unsqueeze(1)
@@ -150,10 +151,10 @@ class _LossSum(Function):
         total_N, target_N, *all_logits_N = axis.all_reduce(torch.stack([exp_Nv.sum(1), *sums]))
         loss_N = total_N.log() - (1 - smoothing) * target_N
         for logit_sum_N in all_logits_N:
-            loss_N = loss_N - smoothing / (num_rows * axis.size) * logit_sum_N
+            loss_N = loss_N - smoothing / axis.vocabulary * logit_sum_N
         counts_N = targets_N != IGNORED_TARGET
         ctx.save_for_backward(exp_Nv.div_(total_N.unsqueeze(1)), columns_N, is_here_N, counts_N)
-        ctx.smoothing, ctx.vocabulary = smoothing, num_rows * axis.size
+        ctx.smoothing, ctx.vocabulary = smoothing, axis.vocabulary
         loss_sum: Tensor = loss_N.where(counts_N, 0).sum()
         return loss_sum
 

@@ -16,16 +16,27 @@ Totals = Counter[tuple[str, str, int]]
 """Payload bytes by kind, group and group size."""
 
 
-def undivided(config: Config, tp: int) -> list[str]:
-    """Return what of the model tp ranks cannot share evenly, with the nearest degrees that can share all of it."""
+def part_of(length: int, rank: int, num_ranks: int) -> slice:
+    """Return the part of `length` rows, columns or positions that a rank holds: where they do not divide, the last
+    rank's is smaller."""
+    part = -(-length // num_ranks)
+    return slice(rank * part, min((rank + 1) * part, length))
+
+
+def undivided(config: Config, tp: int, fsdp: int = 1) -> list[str]:
+    """Return what of the model tp ranks cannot share evenly, with the nearest degrees that can share all of it.
+
+    A vocabulary may be uneven, unless fsdp shards the parts again: published models have odd ones.
+    """
     model = config.model
     shared = {
         "model.num_heads": model.num_heads,
         "model.num_kv_heads": model.num_kv_heads or model.num_heads,
         "model.d_ff": model.d_ff,
-        "model.vocab_size": model.vocab_size,
         "model.context_length": model.context_length,
     }
+    if fsdp > 1 or (model.vocab_size is not None and model.vocab_size < tp**2):  # a last rank might hold no row
+        shared["model.vocab_size"] = model.vocab_size
     known = {name: value for name, value in shared.items() if value is not None}
     odd = [f"{name}={value}" for name, value in known.items() if value % tp]
     if not odd:
@@ -54,21 +65,23 @@ def sharded_on_tp(model: ModelDescription) -> set[str]:
     return names
 
 
-def held_by_a_tp_rank(model: ModelDescription, tp: int) -> ModelDescription:
-    """Return the description with the shapes that one tp rank holds."""
+def held_by_a_tp_rank(model: ModelDescription, tp: int, tp_rank: int = 0) -> ModelDescription:
+    """Return the description with the shapes that one tp rank holds; they differ where a vocabulary is uneven."""
     sharded = sharded_on_tp(model)
     shapes = {}
     for name, shape in model.parameter_shapes.items():
         by_column = model.within_block(name.rpartition(".")[0]) in model.row_parallel
         if name in sharded:
-            shape = (shape[0], shape[1] // tp) if by_column else (shape[0] // tp, *shape[1:])
+            rows = part_of(shape[0], tp_rank, tp)
+            shape = (shape[0], shape[1] // tp) if by_column else (rows.stop - rows.start, *shape[1:])
         shapes[name] = shape
     return replace(model, parameter_shapes=shapes)
 
 
-def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
+def communication(config: Config, layout: Layout, model: ModelDescription, rank: int) -> list[CollectiveCount]:
     """Return the collectives of one optimizer step on one rank."""
-    totals = activations(config, layout, model) + gradients(config, layout, model)
+    held = held_by_a_tp_rank(model, layout.tp, layout.coordinates(rank)["tp"])
+    totals = activations(config, layout, model) + gradients(config, layout, held)
     return [
         CollectiveCount(kind=kind, group=group, group_size=size, payload_bytes=payload_bytes)
         for (kind, group, size), payload_bytes in sorted(totals.items())
@@ -116,11 +129,10 @@ def activations_of(
     return totals
 
 
-def gradients(config: Config, layout: Layout, model: ModelDescription) -> Totals:
+def gradients(config: Config, layout: Layout, held: ModelDescription) -> Totals:
     """Return what the end of a step exchanges: over the data axis, over tp of what its ranks hold whole, to clip."""
     wide_bytes = kept_bytes(config.train.precision)
-    held = held_by_a_tp_rank(model, layout.tp)
-    sharded = sharded_on_tp(model)
+    sharded = sharded_on_tp(held)
     whole = [shape for name, shape in held.parameter_shapes.items() if name not in sharded]
     told_bytes = config.train.grad_clip_norm is not None and wide_bytes  # of the squared norm
     if config.train.precision == "fp16":  # the loss scaler's word on whether any rank's gradient overflowed

@@ -38,7 +38,7 @@ def apply(model: nn.Module, description: ModelDescription, mesh_tp: DeviceMesh) 
 
     Activations that enter and leave blocks, and so pass between stages, are this rank's part of the sequence.
     """
-    axis = TensorAxis(mesh_tp)
+    axis = TensorAxis(mesh_tp, description.parameter_shapes[f"{description.token_embedding}.weight"][0])
     parallelize_module(model, mesh_tp, dict(_styles(model, description, axis)))
     return axis
 
@@ -58,7 +58,7 @@ def _styles(model: nn.Module, description: ModelDescription, axis: TensorAxis) -
         elif name == description.position_embedding:
             yield name, OwnPositions(axis)
         elif name == description.head:
-            yield name, VocabularyHead()
+            yield name, VocabularyHead(axis)
         else:
             yield name, OnOwnSequence(axis, gathers=name == description.last_norm)
 
@@ -114,7 +114,7 @@ class VocabularyEmbedding(ParallelStyle):
         self._axis = axis
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        first_row = _place_own_rows(module, device_mesh)
+        first_row = _place_own_rows(module, device_mesh, self._axis)
 
         def forward(tokens_BT: Tensor) -> Tensor:
             weight_vC = local(module.weight)
@@ -131,8 +131,11 @@ class VocabularyEmbedding(ParallelStyle):
 class VocabularyHead(ParallelStyle):
     """Holds this rank's rows of the vocabulary; `models.linear.linear` multiplies with them."""
 
+    def __init__(self, axis: TensorAxis) -> None:
+        self._axis = axis
+
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        _place_own_rows(module, device_mesh)
+        _place_own_rows(module, device_mesh, self._axis)
         return module
 
 
@@ -179,7 +182,9 @@ class OnOwnSequence(ParallelStyle):
 
 def place(module: nn.Module, name: str, own: Tensor, mesh: DeviceMesh, placement: Placement) -> None:
     """Make `own` this rank's part of the module's parameter. Nothing is sent: all ranks made the same weights."""
-    parameter = DTensor.from_local(own, mesh, [placement], run_check=False)
+    before = module.get_parameter(name)
+    shape, stride = before.shape, before.stride()
+    parameter = DTensor.from_local(own, mesh, [placement], run_check=False, shape=shape, stride=stride)
     module.register_parameter(name, nn.Parameter(parameter))
 
 
@@ -193,14 +198,13 @@ def _replicate(module: nn.Module, mesh: DeviceMesh) -> None:
         place(module, name, parameter.detach(), mesh, Replicate())
 
 
-def _place_own_rows(module: nn.Module, mesh: DeviceMesh) -> int:
+def _place_own_rows(module: nn.Module, mesh: DeviceMesh, axis: TensorAxis) -> int:
     """Shard a vocabulary's matrix by rows; return the first that is this rank's."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    num_rows = weight.shape[0] // mesh.size()
-    first_row = mesh.get_local_rank() * num_rows
-    place(module, "weight", weight.detach()[first_row : first_row + num_rows].clone(), mesh, Shard(0))
-    return first_row
+    rows = axis.part_of(weight.shape[0])
+    place(module, "weight", weight.detach()[rows].clone(), mesh, Shard(0))
+    return int(rows.start)
 
 
 def own_rows(parts: Sequence[int], rank: int, num_ranks: int) -> Tensor:

@@ -17,6 +17,7 @@ from worldsize.parallel.layout import batches_for
 from worldsize.parallel.mesh import ends_of_pipelines, mesh_of
 from worldsize.parallel.stages import Stages, stages_for
 from worldsize.parallel.tensor_axis import TensorAxis
+from worldsize.parallel.tensor_bytes import part_of
 from worldsize.parallel.tensor_plan import apply
 from worldsize.train.loss import loss_sum
 from worldsize.train.measured_costs import measured_costs
@@ -124,7 +125,8 @@ def _shapes(
     in all classes."""
     model, tp = config.model, context.layout.tp
     assert model.vocab_size is not None
-    logits = (model.context_length, model.vocab_size // tp)
+    rows = part_of(model.vocab_size, context.layout.coordinates(context.rank)["tp"], tp)
+    logits = (model.context_length, rows.stop - rows.start)
     half = AUTOCAST.get(config.train.precision)
     return Shapes(
         micro_batch=micro_batch,
