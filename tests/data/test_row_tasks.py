@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldsize.config.schema import DataConfig
+from worldsize.config.schema import Config, DataConfig, ModelConfig, ParallelConfig
 from worldsize.data.batch import IGNORED_TARGET
 from worldsize.data.classification import Classification
 from worldsize.data.row_file import RowFile, prepare_rows
+from worldsize.data.task import prepare_task
 from worldsize.data.translation import Translation, packed
 from worldsize.errors import UserError
 
@@ -95,6 +96,15 @@ def test_a_token_in_front_and_full_width(labelled: DataConfig) -> None:
     batch = data.batch(np.array([0, 3]), 1)
     assert batch.tokens_BT.tolist() == [[256, *ids("abc"), 256, 256], [256, *ids("abcde")]]
     assert batch.num_tokens == 4 + 6
+
+
+@pytest.mark.parametrize("task", ["labelled", "pairs"])
+def test_ranks_that_share_a_sample_have_batches_of_one_width(task: str, request: pytest.FixtureRequest) -> None:
+    data: DataConfig = request.getfixturevalue(task)
+    for strategy, width in (("fsdp", 8), ("tensor", 40), ("pipeline", 40)):
+        config = Config(data=data, model=ModelConfig(context_length=40), parallel=ParallelConfig(strategy=strategy))
+        batch = prepare_task(data).samples(config, "train").batch(np.array([0, 1]), 1)
+        assert batch.tokens_BT.shape == (2, width), strategy
 
 
 def test_hidden_tokens_depend_on_step_and_sample_alone(labelled: DataConfig) -> None:

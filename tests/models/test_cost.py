@@ -78,6 +78,15 @@ def test_causal_counts_the_scores_on_and_below_the_diagonal() -> None:
     assert left_out == 3 * num_masked * 2 * 2 * 32  # blocks × scores × (q·k and p·v) × 2 × width
 
 
+def test_parts_of_a_classifier_by_hand() -> None:
+    """Width 8, 6 positions, 3 classes: a block's matrices are 8 × (24 + 8 + 32 + 32), every token sees all 6."""
+    model = gpt(d_model=8, num_heads=2, num_kv_heads=2, d_ff=32, context_length=6, kind="encoder", num_classes=3)
+    costs = cost.forward_flop_by_part(model)
+    assert costs.before == 6 * 8
+    assert costs.block == 2 * 6 * 8 * (24 + 8 + 32 + 32) + 2 * (2 * 6 * 6 * 8)
+    assert costs.after == 2 * 8 * 3
+
+
 def test_gpt2_flop_per_token_by_hand() -> None:
     model = gpt(12, 768, 12, vocab_size=50257, context_length=1024)
     in_matmuls = 12 * 12 * 768**2 + 50257 * 768

@@ -51,8 +51,9 @@ def test_a_classifier_learns_the_same_on_one_rank_and_on_two(animals: Path, tmp_
                  "train.steps=40", "train.eval_samples=47", "optimizer.learning_rate=5e-3"]  # fmt: skip
     one = run(tmp_path / "one", 1, overrides)
     sharded = run(tmp_path / "sharded", 2, [*overrides, "parallel.strategy=fsdp", "train.micro_batch=2"])
+    cut = run(tmp_path / "cut", 2, [*overrides, "parallel.strategy=tensor"])
     rows = prepare_rows(load(None, overrides).config.data)
-    for result in (one, sharded):
+    for result in (one, sharded, cut):
         quality = result.evaluations[-1].classification
         assert quality is not None
         assert quality.labels == ["cat", "cow", "dog"]
@@ -62,9 +63,10 @@ def test_a_classifier_learns_the_same_on_one_rank_and_on_two(animals: Path, tmp_
         assert quality.accuracy > 0.9
         assert result.evaluations[-1].perplexity is None
         assert result.communication_bytes.observed == result.communication_bytes.predicted
-    assert sharded.losses == pytest.approx(one.losses, rel=1e-4)
-    assert sharded.evaluations[-1].classification == one.evaluations[-1].classification
-    assert sharded.samples_digest == one.samples_digest
+    for other in (sharded, cut):
+        assert other.losses == pytest.approx(one.losses, rel=1e-4)
+        assert other.evaluations[-1].classification == one.evaluations[-1].classification
+        assert other.samples_digest == one.samples_digest
     assert (one.num_tokens, one.num_samples) == (sharded.num_tokens, 40 * 8)
     assert one.losses[0] == pytest.approx(math.log(3), rel=0.05)  # per row, not per token
     page = render(from_runs([tmp_path / "one", tmp_path / "sharded"]), None)
