@@ -15,8 +15,9 @@ from tests.models.model_configs import gpt
 from worldsize.data.tokenizer import ByteTokenizer
 from worldsize.errors import UserError
 from worldsize.inference.compare import compare, window_sums
-from worldsize.inference.held_out import HeldOut, held_out, read
-from worldsize.inference.quantize import paired, split_bytes
+from worldsize.inference.held_out import Asked, HeldOut, held_out, read
+from worldsize.inference.estimates import difference_of_means
+from worldsize.inference.quantize import split_bytes
 
 
 def test_sums_of_a_window_by_hand() -> None:
@@ -40,14 +41,14 @@ losses = st.lists(st.floats(0.1, 5), min_size=2, max_size=12)
 def test_what_makes_a_window_hard_for_both_is_no_uncertainty(of_original: list[float], more: float) -> None:
     """Every window worse by the same: the interval is that number, however much the windows differ."""
     first = np.array(of_original)
-    found = paired((first * 10, (first + more) * 10), np.full(len(first), 10), np.asarray)
+    found = difference_of_means((first * 10, (first + more) * 10), np.full(len(first), 10), np.asarray)
     assert (found.value, found.low, found.high) == pytest.approx((more, more, more), abs=1e-9)
 
 
 def test_the_interval_of_a_difference_is_that_of_a_mean() -> None:
     """Differences drawn from a normal distribution: close to the textbook's ± 1.96 standard errors."""
     change = np.random.default_rng(1).normal(0.02, 0.1, size=400)
-    found = paired((np.full(400, 3.0), 3.0 + change), np.ones(400, dtype=int), np.asarray)
+    found = difference_of_means((np.full(400, 3.0), 3.0 + change), np.ones(400, dtype=int), np.asarray)
     stderr = change.std(ddof=1) / 20
     assert found.value == pytest.approx(change.mean())
     assert found.low == pytest.approx(change.mean() - 1.96 * stderr, abs=0.15 * stderr)
@@ -55,7 +56,7 @@ def test_the_interval_of_a_difference_is_that_of_a_mean() -> None:
 
 
 def test_a_perplexity_differs_by_the_exponentials() -> None:
-    found = paired((np.array([2.0, 2.0]), np.array([2.2, 2.2])), np.array([1, 1]), np.exp)
+    found = difference_of_means((np.array([2.0, 2.0]), np.array([2.2, 2.2])), np.array([1, 1]), np.exp)
     assert found.value == pytest.approx(math.exp(2.2) - math.exp(2.0))
 
 
@@ -96,7 +97,7 @@ def test_windows_are_spread_over_the_text_and_travel(tmp_path: object) -> None:
     path = tmp_path / "text.txt"  # type: ignore[operator]
     path.write_bytes(bytes(range(97, 122)) * 40)
     ours = opened(gpt(vocab_size=256, context_length=16), ByteTokenizer())
-    found = held_out(ours, str(path), None, 5)
+    found = held_out(ours, Asked(str(path)), 5)
     assert found.tokens.shape == found.targets.shape == (5, 16)
     assert torch.equal(found.tokens[:, 1:], found.targets[:, :-1])
     text = torch.tensor(list(path.read_bytes()))
@@ -113,7 +114,7 @@ def test_a_model_differs_from_itself_by_nothing_and_a_broken_one_is_told() -> No
     ours = opened(gpt())
     ids_NT = torch.randint(61, (3, 10), generator=torch.Generator().manual_seed(0))
     data = HeldOut("nothing", "perplexity", ids_NT[:, :-1], ids_NT[:, 1:], torch.ones_like(ids_NT[:, 1:]))
-    found = compare(ours, ours, data)
+    found = compare(ours, ours, data).sums
     assert found.num_predictions == [9, 9, 9]
     assert found.kl == pytest.approx([0, 0, 0], abs=1e-9)
     assert found.same_top1 == [9, 9, 9]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from worldsize.inference.quantization_records import Difference, QuantizationReport, QuantizedRow, Sizes
+from worldsize.inference.quality_records import Estimate
+from worldsize.inference.quantization_records import QuantizationReport, QuantizedRow, Sizes
 from worldsize.report.figures.quantization import quality_by_size
 
 
 def row(method: str, size_mb: float, kl: float) -> QuantizedRow:
-    nothing = Difference(value=0, low=0, high=0)
+    nothing = Estimate(value=0, low=0, high=0)
     sizes = Sizes(weights_bytes=int(size_mb * 1e6), buffers_bytes=0, rest_bytes=0)
     return QuantizedRow(
         method=method,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from worldsize.errors import UserError
+from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from worldsize.config.schema import Config
+
+SCALING_MODES: tuple[Literal["strong"], Literal["weak"]] = ("strong", "weak")
 
 ConfigArguments = Annotated[
     list[str] | None,
@@ -54,6 +56,43 @@ LinksOption = Annotated[
     str | None,
     typer.Option("--link", metavar="1gbit,100mbit", help="Rate of the hosts' links (lab.link); several are an axis."),
 ]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="SOURCE",
+        help="Text as data.source, or rows as data.validation_source; unset = what the run held out.",
+        show_default=False,
+    ),
+]
+TargetDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target-data",
+        metavar="SOURCE",
+        help="Of translation: the lines that translate those of --data.",
+        show_default=False,
+    ),
+]
+MaxBytesOption = Annotated[
+    int | None, typer.Option("--max-bytes", metavar="N", min=1, help="Read only so much of --data.", show_default=False)
+]
+GlobalBatchOption = Annotated[
+    str | None,
+    typer.Option(metavar="64,128", help="Global batches, at the smallest world size. Default: the config's."),
+]
+VaryOption = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One more axis of the grid; may be given repeatedly.")
+]
+ScalingOption = Annotated[
+    str, typer.Option(metavar="strong|weak", help="What stays the same: the global batch, or the per-device batch.")
+]
+StudyFolderOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder. Default: out/NAME, by the config's or preset's name.")
+]
+OverrideOption = Annotated[
+    bool, typer.Option("--override", help="Print speedups that the same-work gate refuses, with a mark.")
+]
 ThreadsOption = Annotated[
     int, typer.Option("--threads", metavar="N", help="Cores that compute; more pay on larger models.")
 ]
@@ -73,6 +112,14 @@ def split_config(arguments: list[str] | None) -> tuple[Path | None, list[str]]:
 def lab_overrides(hosts: int | None, link: str | None) -> list[str]:
     """Return what --hosts and --link are short for."""
     return [*([f"lab.hosts={hosts}"] if hosts else []), *([f"lab.link={link}"] if link else [])]
+
+
+def scaling_mode(given: str) -> Literal["strong", "weak"]:
+    """Return --scaling. Raises UserError when it is neither."""
+    for mode in SCALING_MODES:
+        if given == mode:
+            return mode
+    raise unknown("scaling mode", given, SCALING_MODES)
 
 
 def check_nproc(nproc: int) -> None:

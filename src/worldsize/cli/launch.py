@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import ConfigArguments, JsonOption, PresetOption, split_config
+from worldsize.cli.arguments import (
+    ConfigArguments,
+    GlobalBatchOption,
+    JsonOption,
+    OverrideOption,
+    PresetOption,
+    ScalingOption,
+    StudyFolderOption,
+    VaryOption,
+    split_config,
+)
 from worldsize.cli.launch_request import Request, request_of
 from worldsize.cli.study import REPEATS
 from worldsize.errors import UserError
@@ -33,19 +43,11 @@ def launch(
     ranks_per_node: Annotated[
         str | None, typer.Option(metavar="R", help="For CPU training: ranks on each machine. Default: 1.")
     ] = None,
-    global_batch: Annotated[
-        str | None, typer.Option(metavar="64,128", help="Global batches, at the smallest world size.")
-    ] = None,
-    vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One more axis of the grid; may be given repeatedly.")
-    ] = None,
-    scaling: Annotated[
-        str, typer.Option(metavar="strong|weak", help="What stays the same: the global batch, or the per-device batch.")
-    ] = "strong",
+    global_batch: GlobalBatchOption = None,
+    vary: VaryOption = None,
+    scaling: ScalingOption = "strong",
     repeats: Annotated[int, typer.Option(metavar="R", min=1, help="Runs of each cell.")] = REPEATS,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder. Default: out/NAME, by the config's or preset's name.")
-    ] = None,
+    out: StudyFolderOption = None,
     time: Annotated[str | None, typer.Option(metavar="H:MM:SS", help="launch.time: a job's time limit.")] = None,
     partition: Annotated[str | None, typer.Option(metavar="NAME", help="launch.partition.")] = None,
     account: Annotated[str | None, typer.Option(metavar="NAME", help="launch.account.")] = None,
@@ -66,9 +68,7 @@ def launch(
     resubmit: Annotated[bool, typer.Option("--resubmit", help="Submit failed jobs again.")] = False,
     leave: Annotated[bool, typer.Option("--leave", help="Submit and leave; the same command follows later.")] = False,
     poll_every_s: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How often to ask the engine.")] = 5.0,
-    override: Annotated[
-        bool, typer.Option("--override", help="Print speedups that the same-work gate refuses, with a mark.")
-    ] = False,
+    override: OverrideOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Run a study on a cluster or in a cloud, and report on it.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from worldsize.cli.arguments import scaling_mode
 from worldsize.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def request_of(
 
     if on not in ENGINES:
         raise unknown("engine", on, ENGINES)
-    if scaling not in ("strong", "weak"):
-        raise unknown("scaling mode", scaling, ("strong", "weak"))
+    mode = scaling_mode(scaling)
     if gpus_per_node and ranks_per_node:
         raise UserError("--gpus-per-node and --ranks-per-node both say how many ranks a machine has. Give one.")
     per_node = (
@@ -75,7 +75,7 @@ def request_of(
         world_sizes=list(shapes),
         global_batches=parse_counts(global_batch, "--global-batch") if global_batch else None,
         vary=parse_vary(vary),
-        scaling="weak" if scaling == "weak" else "strong",
+        scaling=mode,
         repeats=repeats,
         command=["worldsize", *sys.argv[1:]],
     )

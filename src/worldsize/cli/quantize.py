@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldsize.cli.arguments import JsonOption, ModelArgument, ThreadsOption, WhichOption, use_threads
+from worldsize.cli.arguments import (
+    DataOption,
+    JsonOption,
+    MaxBytesOption,
+    ModelArgument,
+    TargetDataOption,
+    ThreadsOption,
+    WhichOption,
+    use_threads,
+)
 from worldsize.errors import UserError
 
 if TYPE_CHECKING:
+    from worldsize.inference.quality_records import Estimate
     from worldsize.inference.quantization_records import QuantizationReport
 
 
@@ -21,17 +31,14 @@ def quantize(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The new folder; of several methods, DIR/NAME each.")
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="SOURCE", help="Compare on this; unset = the run's held-out data.", show_default=False
-        ),
-    ] = None,
-    max_bytes: Annotated[
-        int | None, typer.Option("--max-bytes", metavar="N", help="Read only so much of --data.", show_default=False)
-    ] = None,
+    data: DataOption = None,
+    target_data: TargetDataOption = None,
+    max_bytes: MaxBytesOption = None,
     windows: Annotated[
-        int, typer.Option("--windows", metavar="N", help="Compare on so many contexts of text, or labelled texts.")
+        int,
+        typer.Option(
+            "--windows", metavar="N", help="Compare on so many contexts of text, labelled texts, or sentences."
+        ),
     ] = 64,
     which: WhichOption = "newest",
     threads: ThreadsOption = 1,
@@ -55,7 +62,7 @@ def quantize(
     A row stands only for a folder that was loaded again in a new process and ran there. How fast a model is, it does
     not say: that depends on the machine, and `worldsize bench` measures it.
     """
-    from worldsize.inference.held_out import held_out
+    from worldsize.inference.held_out import Asked, held_out
     from worldsize.inference.kernels import why_not
     from worldsize.inference.open_model import open_model
     from worldsize.inference.quantization_records import REPORT, QuantizationReport, QuantizedRow, Refused
@@ -70,7 +77,7 @@ def quantize(
     methods = methods_of(method)
     opened = open_model(model, which)
     opened.needs_weights()
-    compared = held_out(opened, data, max_bytes, windows)
+    compared = held_out(opened, Asked(data, target_data, max_bytes), windows)
     found = [
         made(opened, one, out / one.name if len(methods) > 1 else out, compared, threads=threads, say=_say)
         for one in methods
@@ -85,7 +92,9 @@ def quantize(
         quality=compared.quality,
         data=compared.name,
         num_windows=compared.num_windows,
-        num_predictions=compared.targets.numel(),
+        num_predictions=compared.num_predictions,
+        labels=compared.labels,
+        signatures=compared.signatures,
         kernels=why_not(),
         rows=rows,
         refused=refused,
@@ -108,26 +117,36 @@ def _say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
+WINDOWS = {"perplexity": "windows", "accuracy": "texts", "BLEU": "sentences"}
+"""What the report's windows are."""
+
+
+def _change(difference: Estimate) -> str:
+    return f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+
+
 def _text(report: QuantizationReport) -> str:
+    first = report.rows[0]
     head = ("method", "MB", "of fp32", "weights", "buffers", "rest", "KL", "same top-1", report.quality, "difference")
-    table: list[tuple[str, ...]] = [head]
+    table: list[tuple[str, ...]] = [(*head, *(cell for one in first.more for cell in (one.name, "difference")))]
     for row in report.rows:
         sizes = row.sizes
         parts = (sizes.total_bytes, sizes.weights_bytes, sizes.buffers_bytes, sizes.rest_bytes)
         total, weights, buffers, rest = (f"{part / 1e6:.2f}" for part in parts)
-        change = f"{row.difference.value:+.4f} ({row.difference.low:+.4f} to {row.difference.high:+.4f})"
+        figures = [(row.quantized, row.difference), *((one.quantized, one.difference) for one in row.more)]
+        quality = (cell for value, difference in figures for cell in (f"{value:.4f}", _change(difference)))
         ratio, same = f"{row.size_ratio:.3f}", f"{row.top1:.2%}"
-        table.append(
-            (row.method, total, ratio, weights, buffers, rest, f"{row.kl:.2e}", same, f"{row.quantized:.4f}", change)
-        )
-    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+        table.append((row.method, total, ratio, weights, buffers, rest, f"{row.kl:.2e}", same, *quality))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    first = report.rows[0]
+    originals = [f"{report.quality} {first.original:.4f}", *(f"{one.name} {one.original:.4f}" for one in first.more)]
     lines += [
         "",
-        f"{report.model}: {report.num_parameters:,} parameters, {report.quality} {first.original:.4f} in fp32 on "
-        f"{report.num_windows} windows of {report.data} ({report.num_predictions:,} predictions).",
-        "difference: quantized minus fp32 on the same windows, with its 95 % interval. Speed: `worldsize bench`.",
+        f"{report.model}: {report.num_parameters:,} parameters, {', '.join(originals)} in fp32 on "
+        f"{report.num_windows} {WINDOWS[report.quality]} of {report.data} ({report.num_predictions:,} predictions).",
+        f"difference: quantized minus fp32 on the same {WINDOWS[report.quality]}, with its 95 % interval. "
+        "Speed: `worldsize bench`.",
     ]
+    lines += [f"by sacrebleu: {'; '.join(report.signatures)}"] if report.signatures else []
     lines += [f"no row for {one.method}: {one.reason}." for one in report.refused]
     return "\n".join(lines)

@@ -11,14 +11,20 @@ import typer
 
 from worldsize.cli.arguments import (
     ConfigArguments,
+    GlobalBatchOption,
     HostsOption,
     JsonOption,
     LinksOption,
+    OverrideOption,
     PresetOption,
+    ScalingOption,
+    StudyFolderOption,
+    VaryOption,
     lab_overrides,
+    scaling_mode,
     split_config,
 )
-from worldsize.errors import UserError, unknown
+from worldsize.errors import UserError
 
 if TYPE_CHECKING:
     from worldsize.config.load import Loaded
@@ -40,16 +46,9 @@ def study(
         str | None,
         typer.Option(metavar="1,2,4", help="World sizes. Default: powers of two up to the number of cores, or GPUs."),
     ] = None,
-    global_batch: Annotated[
-        str | None,
-        typer.Option(metavar="64,128", help="Global batches, at the smallest world size. Default: the config's."),
-    ] = None,
-    vary: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=V1,V2", help="One more axis of the grid; may be given repeatedly.")
-    ] = None,
-    scaling: Annotated[
-        str, typer.Option(metavar="strong|weak", help="What stays the same: the global batch, or the per-device batch.")
-    ] = "strong",
+    global_batch: GlobalBatchOption = None,
+    vary: VaryOption = None,
+    scaling: ScalingOption = "strong",
     repeats: Annotated[
         int | None,
         typer.Option(metavar="R", min=1, help="Runs of each cell, in interleaved rounds. Default: 3, 5 with --until."),
@@ -68,12 +67,8 @@ def study(
     try_remedies: Annotated[
         bool, typer.Option("--try-remedies", help="Run remedies for cells slower than their baseline, loss beside.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder. Default: out/NAME, by the config's or preset's name.")
-    ] = None,
-    override: Annotated[
-        bool, typer.Option("--override", help="Print speedups that the same-work gate refuses, with a mark.")
-    ] = False,
+    out: StudyFolderOption = None,
+    override: OverrideOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show the grid; run and write nothing.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -100,15 +95,14 @@ def study(
     links = [part.strip() for part in link.split(",")] if link else []
     overrides += lab_overrides(hosts, links[0] if len(links) == 1 else None)
     vary = [*(vary or []), *([f"lab.link={','.join(links)}"] if len(links) > 1 else [])]
-    if scaling not in ("strong", "weak"):
-        raise unknown("scaling mode", scaling, ("strong", "weak"))
+    mode = scaling_mode(scaling)
     base = load(path, overrides, preset).config
     plan = base_plan(
         base,
         world_sizes=parse_counts(nproc, "--nproc") if nproc else default_world_sizes(base),
         global_batches=parse_counts(global_batch, "--global-batch") if global_batch else None,
         vary=parse_vary(vary),
-        scaling="weak" if scaling == "weak" else "strong",
+        scaling=mode,
         repeats=repeats or (REPEATS_WITH_UNTIL if until else REPEATS),
         command=["worldsize", *sys.argv[1:]],
         until=parse_share(until, "--until") if until else None,

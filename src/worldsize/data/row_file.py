@@ -8,7 +8,7 @@ In the cache folder, NAME being a digest of the rows' files, their columns, the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,21 +94,60 @@ def prepare_rows(data: DataConfig, *, on_progress: OnProgress | None = None) -> 
     Safe to call from several processes at once: one makes them, the others wait. Raises UserError when rows, columns,
     classes, the tokenizer or the cache folder are at fault.
     """
-    report = on_progress or (lambda share, doing: None)
+    report = on_progress or _say_nothing
     folder = cache_folder(data.cache_dir)
     sources = source_digest(data.source, data.target_source)
     held_out = source_digest(data.validation_source, data.validation_target_source) if data.validation_source else ""
-    columns = [data.task, data.text_column, data.validation_text_column, data.label_column, data.target_column]
-    key = f"{FORMAT} {sources} {held_out} {columns} {data.tokenizer} {data.max_bytes} {data.validation_fraction}"
-    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.rows.json"
+    key = f"{FORMAT} {sources} {held_out} {_columns(data)} {data.tokenizer} {data.max_bytes} {data.validation_fraction}"
+    path = _path_of(key, folder)
+    found = _found_or(path, report, lambda: _make(path, sources, data, report))
+    return _row_file(path, found, data.tokenizer, data.source)
+
+
+def prepare_held_out(data: DataConfig, like: RowFile) -> RowFile:
+    """Return the rows of `data.validation_source` alone, with the tokenizer and the classes of `like`.
+
+    Raises UserError when rows, columns, classes or the cache folder are at fault.
+    """
+    assert data.validation_source is not None
+    held_out = source_digest(data.validation_source, data.validation_target_source)
+    tokenizer = like.tokenizer_used()
+    key = f"{FORMAT} held out {held_out} {_columns(data)} {tokenizer.digest} {like.labels} {data.max_bytes}"
+    path = _path_of(key, cache_folder(data.cache_dir))
+
+    def make() -> _Description:
+        rows = read_rows(data, held_out=True)
+        return _write(path, rows, 0, tokenizer, list(like.labels), data, _say_nothing)
+
+    return _row_file(path, _found_or(path, _say_nothing, make), like.tokenizer, data.validation_source)
+
+
+def _columns(data: DataConfig) -> list[str | None]:
+    return [data.task, data.text_column, data.validation_text_column, data.label_column, data.target_column]
+
+
+def _path_of(key: str, folder: Path) -> Path:
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.rows.json"
+
+
+def _found_or(path: Path, report: OnProgress, make: Callable[[], _Description]) -> _Description:
+    """Return what the cache knows of `path`; one process makes it where it is absent, others wait."""
     found = _read(path)
     if found is None:
         with locked(path.with_suffix(".lock"), lambda: report(0.0, "waiting for another process to tokenize")):
-            found = _read(path) or _make(path, sources, data, report)
+            found = _read(path) or make()
+    return found
+
+
+def _say_nothing(_share: float, _doing: str) -> None:
+    pass
+
+
+def _row_file(path: Path, found: _Description, tokenizer: str, source: str) -> RowFile:
     return RowFile(
         path=path,
-        tokenizer=data.tokenizer,
-        source=data.source,
+        tokenizer=tokenizer,
+        source=source,
         labels=tuple(found.labels),
         held_out_targets=tuple(found.held_out_targets),
         **found.model_dump(include={"num_rows", "num_train_rows", "texts_per_row", "vocab_size", "end", "digest"}),
@@ -142,7 +181,19 @@ def _make(path: Path, sources: str, data: DataConfig, report: OnProgress) -> _De
     texts = tuple(text for row in rows[:num_train_rows] for text in row.texts)
     corpus = RowTexts(texts, hashlib.sha256(corpus_digest.encode()).hexdigest())
     tokenizer = open_tokenizer(data.tokenizer, corpus, path.parent, lambda: report(0.0, f"training {data.tokenizer}"))
-    labels = _class_names(rows[:num_train_rows])
+    return _write(path, rows, num_train_rows, tokenizer, _class_names(rows[:num_train_rows]), data, report)
+
+
+def _write(
+    path: Path,
+    rows: Sequence[Row],
+    num_train_rows: int,
+    tokenizer: Tokenizer,
+    labels: list[str],
+    data: DataConfig,
+    report: OnProgress,
+) -> _Description:
+    """Write the arrays and the description. The caller holds the lock."""
     dtype = smallest_dtype(tokenizer.vocab_size)
     parts = [text for row in rows for text in row.texts]
     encoded: list[np.ndarray] = []

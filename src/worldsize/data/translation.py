@@ -92,6 +92,11 @@ class Translation:
         """Return the source tokens of the split's row `index`, whether or not its pair fits."""
         return [int(token) for token in self._texts(self._numbers.start + index)[0]]
 
+    def row_of(self, sample: int) -> int:
+        """Return which of the split's rows a sample is. Without packing, where a sample is one pair."""
+        (pair,) = self._members[sample]
+        return int(self._pairs[pair]) - self._numbers.start
+
     @property
     def end(self) -> int:
         """The end token's id."""

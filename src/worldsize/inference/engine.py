@@ -15,10 +15,8 @@ from worldsize.errors import UserError
 from worldsize.inference.arena import into_arena
 from worldsize.inference.compiled import Graphs
 from worldsize.inference.matrix import Matrix
-from worldsize.inference.methods import method
 from worldsize.inference.network import Cache, Network, Span
 from worldsize.inference.open_model import OpenedModel
-from worldsize.inference.packing import pack
 from worldsize.models.cost import dims_of
 
 LENGTH_STEP = 64
@@ -50,8 +48,7 @@ class Engine:
             raise UserError(f"{opened.path} is a classifier: it gives a class to a text, and predicts no tokens.")
         self.model = opened.model
         self.method_name = opened.method_or(method_name)
-        packed = opened.packed or pack(opened.weights, opened.model, method(self.method_name))
-        self.network = Network(opened.model, packed).eval()
+        self.network = Network(opened.model, opened.packed_as(method_name)).eval()
         into_arena(self.network)
         self.length = min(length or opened.model.context_length, opened.model.context_length)
         self.num_slots = num_slots

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 
 from worldsize.config.schema import DataConfig
 from worldsize.data.corpus import open_corpus
@@ -22,27 +21,9 @@ from worldsize.data.tokenizer import Tokenizer
 from worldsize.data.workers import chunks, tokenize
 from worldsize.errors import UserError
 from worldsize.inference.engine import Engine
-from worldsize.records import Record
+from worldsize.inference.quality_records import Quality
 
 WINDOWS_AT_ONCE = 8
-
-
-class Quality(Record):
-    """What `worldsize evaluate --json` prints of a model of running text."""
-
-    model: str
-    method: str
-    data: str
-    num_tokens: int = Field(description="predicted tokens: all but the first")
-    num_bytes: int = Field(description="bytes of UTF-8 of the text after its first token")
-    context_length: int
-    stride: int
-    loss: float = Field(description="mean negative log-likelihood of a token, nats")
-    loss_stderr: float = Field(description="standard error of the loss, tokens taken as independent")
-    perplexity: float = Field(description="e to the loss: depends on the tokenizer")
-    bits_per_byte: float = Field(
-        description="summed negative log-likelihood in bits, over bytes: comparable between tokenizers"
-    )
 
 
 class Text:

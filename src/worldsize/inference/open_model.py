@@ -21,7 +21,7 @@ from worldsize.data.tokenizer import ByteTokenizer, Tokenizer, open_tokenizer, t
 from worldsize.errors import UserError
 from worldsize.inference.checkpoints import checkpoint_of, full_weights
 from worldsize.inference.methods import method
-from worldsize.inference.packing import Packed, packed_from
+from worldsize.inference.packing import Packed, pack, packed_from
 from worldsize.inference.tensor_files import INDEX, WHOLE, read_tensors
 from worldsize.models.cost import parameter_shapes
 from worldsize.models.decoder import Decoder
@@ -82,6 +82,14 @@ class OpenedModel:
                 "give the model that it was made from."
             )
         return self.quantized or given or "fp32"
+
+    def packed_as(self, given: str | None) -> Packed:
+        """Return the weights under a method; None is what it was quantized with, or fp32.
+
+        Raises UserError for an unknown method, or another than it was quantized with.
+        """
+        name = self.method_or(given)
+        return self.packed or pack(self.weights, self.model, method(name))
 
     def needs_tokenizer(self) -> Tokenizer:
         """Return the tokenizer. Raises UserError when the model came without one."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from worldsize.config.schema import ModelConfig
 from worldsize.inference.matrix import Matrix
 from worldsize.inference.network import PackedLinear
+from worldsize.inference.open_model import OpenedModel
 from worldsize.inference.packing import EMBEDDING, Packed, ready
 from worldsize.models.encoder import Encoder
 
@@ -21,6 +22,11 @@ class PackedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.matrix.embed(ids)
+
+
+def classifier(opened: OpenedModel, method_name: str | None = None) -> Encoder:
+    """Return an opened model's encoder under a method; None is what it was quantized with, or fp32."""
+    return packed_encoder(opened.model, opened.packed_as(method_name))
 
 
 def packed_encoder(model: ModelConfig, packed: Packed) -> Encoder:

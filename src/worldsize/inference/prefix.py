@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsize.config.schema import ModelConfig
+from worldsize.inference.network import Cache, Network, Span
 from worldsize.models.decoder import Attention, Block, Decoder, Rotation, rotate, rotation_angles
 from worldsize.models.linear import linear
 
@@ -66,6 +68,32 @@ class CachedPrefix:
         if len(rows_N) == count and torch.equal(rows_N, torch.arange(count, device=rows_N.device)):
             return
         self._kept = [(keys[rows_N], values[rows_N]) for keys, values in self._kept]
+
+
+class NetworkPrefix:
+    """A packed decoder with the keys and values of every block kept."""
+
+    def __init__(self, network: Network, model: ModelConfig, longest: int) -> None:
+        self.network, self.model, self.longest, self.num_read = network, model, longest, 0
+        self._cache: Cache | None = None
+
+    def read(self, tokens_NT: Tensor) -> Tensor:
+        """Read more tokens; return logits_NV of what follows the last. The first call may hold many, later ones one."""
+        num_rows, num_tokens = tokens_NT.shape
+        if self._cache is None:
+            self._cache = Cache.empty(self.model, num_rows, self.longest)
+        first, self.num_read = self.num_read, self.num_read + num_tokens
+        positions_NT = torch.arange(first, self.num_read).repeat(num_rows, 1)
+        span = Span(torch.arange(num_rows), 0, positions_NT, self.num_read)
+        return self.network.logits(self.network(tokens_NT, self._cache, span)[:, -1])
+
+    def keep(self, rows_N: Tensor) -> None:
+        """Go on with these rows, in this order."""
+        assert self._cache is not None
+        if torch.equal(rows_N, torch.arange(self._cache.num_slots)):
+            return
+        keys, values = ([kept[rows_N] for kept in side] for side in (self._cache.keys_SGTD, self._cache.values_SGTD))
+        self._cache = Cache(keys, values)
 
 
 class ReadPrefix:

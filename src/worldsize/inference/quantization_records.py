@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from worldsize.inference.quality_records import Estimate
 from worldsize.records import Record
 
 REPORT = "quantization.json"
@@ -25,12 +26,13 @@ class Sizes(Record):
         return self.weights_bytes + self.buffers_bytes + self.rest_bytes
 
 
-class Difference(Record):
-    """Quantized minus original, on the same windows."""
+class Judged(Record):
+    """A second figure of quality, of both models on the same held-out data."""
 
-    value: float
-    low: float = Field(description="end of the 95 % interval, by a bootstrap over windows that keeps the pairs")
-    high: float
+    name: str = Field(description="'macro F1' or 'chrF'")
+    original: float
+    quantized: float
+    difference: Estimate = Field(description="quantized minus original, paired")
 
 
 class QuantizedRow(Record):
@@ -45,10 +47,16 @@ class QuantizedRow(Record):
     share_quantized: float = Field(ge=0, le=1, description="of the parameters that did not stay in fp32")
     kl: float = Field(description="mean Kullback-Leibler divergence of the predictions from the original's, nats")
     top1: float = Field(ge=0, le=1, description="share of predictions whose likeliest outcome is the original's")
-    loss: Difference = Field(description="of the mean negative log-likelihood, nats a prediction")
-    original: float = Field(description="perplexity or accuracy of the original, in fp32")
-    quantized: float = Field(description="perplexity or accuracy of the quantized model")
-    difference: Difference = Field(description="of perplexity or accuracy")
+    loss: Estimate = Field(description="difference of the mean negative log-likelihood, nats a prediction")
+    original: float = Field(description="perplexity, accuracy or BLEU of the original, in fp32")
+    quantized: float = Field(description="the same of the quantized model")
+    difference: Estimate = Field(
+        description="quantized minus original; by a bootstrap over windows, texts or sentences that keeps the pairs"
+    )
+    more: list[Judged] = Field(default_factory=list, description="macro F1 beside accuracy, chrF beside BLEU")
+    confusion: list[list[int]] | None = Field(
+        None, description="quantized classifier: texts of true class i (line) taken for class j (column)"
+    )
 
 
 class Refused(Record):
@@ -64,10 +72,12 @@ class QuantizationReport(Record):
     schema_version: int = 1
     model: str
     num_parameters: int
-    quality: Literal["perplexity", "accuracy"]
+    quality: Literal["perplexity", "accuracy", "BLEU"]
     data: str = Field(description="what was predicted")
-    num_windows: int = Field(description="of text; of a classifier, texts")
+    num_windows: int = Field(description="of text; of a classifier texts, of translation sentences")
     num_predictions: int
+    labels: list[str] = Field(default_factory=list, description="a classifier's classes")
+    signatures: list[str] = Field(default_factory=list, description="sacrebleu's, of BLEU and of chrF")
     kernels: str | None = Field(description="None where the compiled kernels ran, or why they did not")
     rows: list[QuantizedRow]
     refused: list[Refused]

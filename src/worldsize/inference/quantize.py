@@ -6,6 +6,7 @@ A method yields a row only when its folder was loaded by a new process and ran t
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -14,19 +15,17 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from worldsize.errors import RunError, UserError
 from worldsize.inference.compare import Comparison
 from worldsize.inference.export import add_tokenizer, config_tree
 from worldsize.inference.held_out import HeldOut
 from worldsize.inference.methods import METHODS, Method, known
 from worldsize.inference.open_model import HF_CONFIG, OUR_CONFIG, QUANTIZED, OpenedModel, read_json
-from worldsize.inference.packing import HEAD, Packed, pack, share_quantized, tensors_of
-from worldsize.inference.quantization_records import Difference, QuantizedRow, Refused, Sizes
+from worldsize.inference.packing import EMBEDDING, HEAD, Packed, pack, share_quantized, tensors_of
+from worldsize.inference.quantization_records import QuantizedRow, Refused, Sizes
+from worldsize.inference.quantization_row import fp32_bytes, row_of
 from worldsize.inference.stock import Stock
 from worldsize.inference.tensor_files import read_tensors, write_tensors
-from worldsize.measure.statistics import NUM_RESAMPLES, interval
 from worldsize.models.cost import FP32_BYTES, num_parameters, parameter_shapes
 
 LEAST_SHARE = 0.1
@@ -80,8 +79,17 @@ def refusal_unpacked(opened: OpenedModel, method: Method) -> str | None:
         return _of_conv1d(opened)
     share = share_quantized(opened.model, method)
     if method.name != "fp32" and share < LEAST_SHARE:
-        return f"it would change only {share:.1%} of the parameters"
+        return f"it would change only {share:.1%} of the parameters{_embedding_stays(opened, method)}"
     return None
+
+
+def _embedding_stays(opened: OpenedModel, method: Method) -> str:
+    """Return in words that most of the parameters are a token embedding that a method cannot keep, where it is so."""
+    shapes = parameter_shapes(opened.model)
+    share = math.prod(shapes[EMBEDDING]) / sum(map(math.prod, shapes.values()))
+    if method.ends.embeds or share < 1 / 2:
+        return ""
+    return f": {share:.0%} are the token embedding, which stays in fp32 with it. Use int8 or int4, which pack that too"
 
 
 def refusal_of_size(opened: OpenedModel, method: Method, packed: Packed) -> str | None:
@@ -89,7 +97,8 @@ def refusal_of_size(opened: OpenedModel, method: Method, packed: Packed) -> str 
     now, before = sum(tensor.nbytes for tensor in tensors_of(packed).values()), fp32_bytes(opened)
     if method.name == "fp32" or now < before:
         return None
-    why = " (the tied embedding stays in fp32, and the head becomes a copy of it)" if HEAD in packed else ""
+    copied = HEAD in packed and HEAD not in parameter_shapes(opened.model)
+    why = " (the tied embedding stays in fp32, and the head becomes a copy of it)" if copied else ""
     return f"the file would be no smaller: {now / 1e6:.1f} MB for {before / 1e6:.1f} MB in fp32{why}"
 
 
@@ -107,11 +116,6 @@ def _of_conv1d(opened: OpenedModel) -> str:
         f"have {now / 1e6:.1f} MB for {fp32_bytes(opened) / 1e6:.1f} MB in fp32. `worldsize export --format "
         "safetensors` makes it our decoder, whose layers are linear; quantize that, or use int8 or int4"
     )
-
-
-def fp32_bytes(opened: OpenedModel) -> int:
-    """Return the bytes of a model's parameters in fp32."""
-    return FP32_BYTES * num_parameters(opened.model)
 
 
 def _write(opened: OpenedModel, method: Method, packed: Packed, folder: Path) -> None:
@@ -152,49 +156,6 @@ def split_bytes(tensors_bytes: Mapping[str, int], parameters: Collection[str], t
     weights = sum(size for name, size in tensors_bytes.items() if name in known or name.rpartition(".")[0] in known)
     buffers = sum(tensors_bytes.values()) - weights
     return Sizes(weights_bytes=weights, buffers_bytes=buffers, rest_bytes=total_bytes - weights - buffers)
-
-
-def row_of(
-    opened: OpenedModel, method: Method, folder: Path, sizes: Sizes, found: Comparison, data: HeldOut
-) -> QuantizedRow:
-    """Return the report's row of what was found."""
-    num = np.asarray(found.num_predictions)
-    losses = np.asarray(found.loss_original), np.asarray(found.loss_quantized)
-    right = np.asarray(found.right_original), np.asarray(found.right_quantized)
-    perplexity = data.quality == "perplexity"
-    sums = losses if perplexity else right
-    measure = np.exp if perplexity else np.asarray
-    return QuantizedRow(
-        method=method.name,
-        about=method.about,
-        folder=str(folder),
-        sizes=sizes,
-        fp32_bytes=fp32_bytes(opened),
-        size_ratio=(sizes.weights_bytes + sizes.buffers_bytes) / fp32_bytes(opened),
-        share_quantized=share_quantized(opened.model, method),
-        kl=max(0.0, sum(found.kl) / int(num.sum())),
-        top1=sum(found.same_top1) / int(num.sum()),
-        loss=paired(losses, num, np.asarray),
-        original=float(measure(sums[0].sum() / num.sum())),
-        quantized=float(measure(sums[1].sum() / num.sum())),
-        difference=paired(sums, num, measure),
-    )
-
-
-def paired(
-    sums: tuple[np.ndarray, np.ndarray], num: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]
-) -> Difference:
-    """Return measure(mean of the second) - measure(mean of the first), with its interval.
-
-    Both models' sums of a window are drawn together (Efron & Tibshirani, An Introduction to the Bootstrap, ch. 13):
-    what makes a window hard for both says nothing of their difference.
-    """
-    drawn = np.random.default_rng(0).integers(len(num), size=(NUM_RESAMPLES, len(num)))
-    counts = num[drawn].sum(1)
-    estimates = measure(sums[1][drawn].sum(1) / counts) - measure(sums[0][drawn].sum(1) / counts)
-    center = float(measure(sums[1].sum() / num.sum()) - measure(sums[0].sum() / num.sum()))
-    found = interval((sums[1] - sums[0]) / num, estimates, center=center)
-    return Difference(value=found.median, low=found.low, high=found.high)
 
 
 def methods_of(given: str) -> list[Method]:

@@ -28,14 +28,18 @@ def confusion(classes: Sequence[int], predicted: Sequence[int], num_classes: int
 def classification_quality(counts: np.ndarray, labels: Sequence[str]) -> ClassificationQuality:
     """Return accuracy and macro F1 of a confusion matrix. The F1 of a class that never occurs nor is predicted is 0."""
     right = np.diag(counts)
-    either = counts.sum(0) + counts.sum(1)
-    f1 = np.divide(2 * right, either, out=np.zeros(len(counts)), where=either > 0)
     return ClassificationQuality(
         accuracy=float(right.sum() / counts.sum()),
-        macro_f1=float(f1.mean()),
+        macro_f1=float(f1_by_class(right, counts.sum(0) + counts.sum(1)).mean()),
         labels=list(labels),
         confusion=[[int(count) for count in row] for row in counts],
     )
+
+
+def f1_by_class(right: np.ndarray, either: np.ndarray) -> np.ndarray:
+    """Return each class's F1, from its texts that were found and its texts plus those taken for it; 0 without any."""
+    f1: np.ndarray = np.divide(2 * right, either, out=np.zeros(right.shape), where=either > 0)
+    return f1
 
 
 def perplexity(loss: float) -> float | None:
@@ -58,8 +62,7 @@ def translation_scores(translations: Sequence[str], references: Sequence[str]) -
 
     Raises UserError without the extra `eval`.
     """
-    sacrebleu = _sacrebleu()
-    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu, chrf = translation_metrics()
     found_bleu = bleu.corpus_score(list(translations), [list(references)])
     found_chrf = chrf.corpus_score(list(translations), [list(references)])
     return {
@@ -70,11 +73,20 @@ def translation_scores(translations: Sequence[str], references: Sequence[str]) -
     }
 
 
-def _sacrebleu() -> Any:
+def translation_metrics() -> tuple[Any, Any]:
+    """Return sacrebleu's BLEU and chrF, as they are by default. Raises UserError without the extra `eval`."""
     try:
         from sacrebleu import metrics
     except ImportError as error:
         raise UserError(
-            "BLEU and chrF need the extra 'eval': pip install 'worldsize[eval]', or train.eval_translations=0."
+            "BLEU and chrF need the extra 'eval': pip install 'worldsize[eval]'; training does without them with "
+            "train.eval_translations=0."
         ) from error
-    return metrics
+    library: Any = metrics
+    return library.BLEU(), library.CHRF()
+
+
+def translation_signatures() -> list[str]:
+    """Return sacrebleu's signatures of BLEU and chrF with one reference; it gives them to what it scored."""
+    scores = translation_scores(["a"], ["a"])
+    return [str(scores["bleu_signature"]), str(scores["chrf_signature"])]

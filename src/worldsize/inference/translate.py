@@ -9,18 +9,22 @@ Letters: N rows (sentences × hypotheses), S sentences, M beams, V vocabulary, T
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsize.data.tokenizer import Tokenizer
 from worldsize.inference.prefix import CachedPrefix, ReadPrefix
 from worldsize.models.decoder import Decoder
 
 MOST_ROWS = 256
 """Hypotheses that run together."""
+LONGER_THAN_SOURCE = 2
+"""A translation may have so many times its source's tokens, and SOME_MORE."""
+SOME_MORE = 10
 
 
 class Prefix(Protocol):
@@ -35,29 +39,62 @@ class Prefix(Protocol):
         ...
 
 
-@torch.inference_mode()
 def translate(
     model: nn.Module, sources: Sequence[Sequence[int]], end: int, longest: Sequence[int], num_beams: int = 1
 ) -> list[list[int]]:
+    """Return each source's translation by a module that maps tokens to logits, as `translate_with` does."""
+
+    def begin(num_tokens: int) -> Prefix:
+        return CachedPrefix(model, num_tokens) if isinstance(model, Decoder) else ReadPrefix(model)
+
+    device = next(model.parameters()).device
+    room = getattr(model, "context_length", None)
+    return translate_with(begin, sources, end, longest, num_beams, context_length=room, device=device)
+
+
+@torch.inference_mode()
+def translate_with(
+    begin: Callable[[int], Prefix],
+    sources: Sequence[Sequence[int]],
+    end: int,
+    longest: Sequence[int],
+    num_beams: int = 1,
+    *,
+    context_length: int | None = None,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[float], None] | None = None,
+) -> list[list[int]]:
     """Return each source's translation: token ids without the end token, at most `longest` of them.
 
-    One beam is greedy; more keep the hypotheses of highest log probability, and return the one that is best a token.
+    `begin` returns a model that has read nothing yet, for so many tokens at most. One beam is greedy; more keep the
+    hypotheses of highest log probability, and return the one that is best a token.
     """
     found: list[list[int]] = [[] for _ in sources]
-    device = next(model.parameters()).device
+    num_done = 0
     for group in _groups(sources, num_beams):
         prompt_ST = torch.tensor([[*sources[index], end] for index in group], device=device)
-        room = getattr(model, "context_length", None)
         most = max(longest[index] for index in group)
-        if room is not None:
-            most = min(most, room - prompt_ST.shape[1])
-        if most < 1:
-            continue  # the source alone fills the context
-        search = Search(end, num_beams, most)
-        prefix = CachedPrefix(model, prompt_ST.shape[1] + most) if isinstance(model, Decoder) else ReadPrefix(model)
-        for index, ids in zip(group, search.run(prefix, prompt_ST), strict=True):
-            found[index] = ids[: longest[index]]
+        if context_length is not None:
+            most = min(most, context_length - prompt_ST.shape[1])
+        if most >= 1:  # else the source alone fills the context
+            search = Search(end, num_beams, most)
+            written = search.run(begin(prompt_ST.shape[1] + most), prompt_ST)
+            for index, ids in zip(group, written, strict=True):
+                found[index] = ids[: longest[index]]
+        num_done += len(group)
+        if on_progress is not None:
+            on_progress(num_done / len(sources))
     return found
+
+
+def longest_of(source: Sequence[int]) -> int:
+    """Return how many tokens a source's translation may have."""
+    return LONGER_THAN_SOURCE * len(source) + SOME_MORE
+
+
+def text_of(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return a translation as text. Ids that are no token's, to which a vocabulary is rounded up, stand for none."""
+    return tokenizer.decode([i for i in ids if i < tokenizer.vocab_size]).strip()
 
 
 def _groups(sources: Sequence[Sequence[int]], num_beams: int) -> Iterator[list[int]]:

@@ -1,8 +1,10 @@
-"""Medians with bootstrap intervals. Torch-free; used by every ring that holds samples."""
+"""Medians and shares with their intervals. Torch-free; used by every ring that holds samples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -27,8 +29,21 @@ def measured(samples: Sequence[float], *, seed: int = 0) -> Measured:
 
 def interval(samples: Sequence[float] | np.ndarray, estimates: np.ndarray, *, center: float) -> Measured:
     """Return `center` with the 95 % percentile interval of bootstrap `estimates`, and the samples it came from."""
+    low, high = percentiles(estimates)
+    return Measured(median=center, low=min(low, center), high=max(high, center), samples=[float(s) for s in samples])
+
+
+def percentiles(estimates: np.ndarray) -> tuple[float, float]:
+    """Return the ends of what the middle 95 % of `estimates` lie in."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(estimates, [tail, 1 - tail])
-    return Measured(
-        median=center, low=min(float(low), center), high=max(float(high), center), samples=[float(s) for s in samples]
-    )
+    return float(low), float(high)
+
+
+def wilson(num_right: int, num: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, of `num_right` out of `num` (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    share, spread = num_right / num, z * z / num
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / num + spread / (4 * num))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -21,7 +21,7 @@ from worldsize.inference.scores import (
     perplexity,
     translation_scores,
 )
-from worldsize.inference.translate import translate
+from worldsize.inference.translate import longest_of, text_of, translate
 from worldsize.launch.progress import Progress
 from worldsize.models.build import build
 from worldsize.records import ClassificationQuality, Evaluation, TranslationQuality
@@ -29,9 +29,6 @@ from worldsize.train.loss import loss_sum
 from worldsize.train.running import Running
 
 NUM_EXAMPLES = 5
-LONGER_THAN_SOURCE = 2
-"""A translation may have so many times its source's tokens, and SOME_MORE."""
-SOME_MORE = 10
 
 
 def evaluate(running: Running, held_out: Samples, done: int) -> Evaluation:
@@ -119,10 +116,10 @@ def translate_held_out(running: Running, held_out: Translation) -> TranslationQu
     mine = range(context.rank, num_rows, context.world_size)
     began_s = time.perf_counter()
     sources = [held_out.source(index) for index in mine]
-    longest = [LONGER_THAN_SOURCE * len(source) + SOME_MORE for source in sources]
+    longest = list(map(longest_of, sources))
     ids = translate(model.eval(), sources, held_out.end, longest, config.train.eval_beams)
     tokenizer = held_out.tokenizer()
-    texts = {index: tokenizer.decode(found).strip() for index, found in zip(mine, ids, strict=True)}
+    texts = {index: text_of(tokenizer, found) for index, found in zip(mine, ids, strict=True)}
     by_rank = context.gather((texts, time.perf_counter() - began_s))
     merged = {index: text for texts, _ in by_rank for index, text in texts.items()}
     translations = [merged[index] for index in range(num_rows)]
