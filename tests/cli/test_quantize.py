@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -167,27 +165,3 @@ def test_a_saved_folder_that_does_not_run_gives_no_row(
     said = capsys.readouterr().err
     assert "does not run when loaded again: its logits are not all finite" in said
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_a_classifier_keeps_its_accuracy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw = random.Random(0)
-    words = {"cat": ["purr", "meow"], "dog": ["bark", "woof"], "cow": ["moo", "milk"]}
-    lines = ["text,label"]
-    for _ in range(300):
-        label = draw.choice(list(words))
-        lines.append(f"the {draw.choice(words[label])} of {draw.choice('abc')},{label}")
-    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
-    data = ["data.task=classification", f"data.source={tmp_path / 'rows.csv'}", "data.validation_fraction=0.2"]
-    run = trained(tmp_path / "run", *data, "optimizer.learning_rate=5e-3", "train.eval_samples=60")
-    accuracy = json.loads((run / "result.json").read_text())["evaluations"][-1]["classification"]["accuracy"]
-    found = answer(capsys, "quantize", run, "--method", "int8,int4", "--out", tmp_path / "small")
-    assert (found["quality"], found["num_predictions"]) == ("accuracy", 60)
-    for row in found["rows"]:
-        assert row["original"] == pytest.approx(accuracy)
-        assert row["quantized"] > 0.9
-        assert 0 < row["kl"] < 0.05
-        assert row["share_quantized"] > 0.9
-    assert main(["generate", str(run), "--prompt", "a"]) == 2
-    assert "is a classifier" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "small")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from worldsize.config.schema import Config, DataConfig, ModelConfig, ParallelConfig
 from worldsize.data.batch import IGNORED_TARGET
 from worldsize.data.classification import Classification
-from worldsize.data.row_file import RowFile, prepare_rows
+from worldsize.data.row_file import RowFile, prepare_held_out, prepare_rows
 from worldsize.data.task import prepare_task
 from worldsize.data.translation import Translation, packed
 from worldsize.errors import UserError
@@ -170,3 +170,29 @@ def test_what_is_said_of_too_little(pairs: DataConfig, labelled: DataConfig) -> 
     empty: RowFile = prepare_rows(labelled.model_copy(update={"validation_fraction": 0.0}))
     with pytest.raises(UserError, match=r"validation split .* holds none .* data.validation_source=FILE"):
         Classification(empty, 8, "validation")
+
+
+def test_other_rows_become_tokens_as_those_trained_on(labelled: DataConfig, tmp_path: Path) -> None:
+    """Classes, and a tokenizer trained on the rows, stay what they were, though the other rows would give less."""
+    pytest.importorskip("tokenizers")
+    trained = labelled.model_copy(update={"tokenizer": "bpe:260"})
+    first = prepare_rows(trained)
+    (tmp_path / "other.csv").write_text("text,label\nabcabc,10\n")
+    update = {"validation_source": str(tmp_path / "other.csv")}
+    other = prepare_held_out(trained.model_copy(update=update), first)
+    assert (other.num_rows, other.num_train_rows, other.labels) == (1, 0, ("9", "10"))
+    assert other.tokens().tolist() == first.tokenizer_used().encode("abcabc")
+    assert other.classes().tolist() == [1]
+    samples = Classification(other, 8, "validation")
+    assert samples.batch(np.array([0]), 1).targets_BT.tolist() == [1]
+    (tmp_path / "other.csv").write_text("text,label\nabc,11\n")
+    with pytest.raises(UserError, match="class '11' in column 'label' is held out and never trained on"):
+        prepare_held_out(trained.model_copy(update=update), first)
+
+
+def test_a_sample_of_a_pair_knows_its_row(pairs: DataConfig) -> None:
+    """The first held-out pair does not fit, so that the first sample is the second row."""
+    data = pairs.model_copy(update={"validation_fraction": 0.5})
+    samples = Translation(prepare_rows(data), 8, "validation")
+    assert (samples.num_samples, samples.row_of(0)) == (1, 1)
+    assert samples.references[samples.row_of(0)] == "U"

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from tests.inference.models import opened
 from tests.models.model_configs import gpt
+from worldsize.data.batch import IGNORED_TARGET
 from worldsize.data.tokenizer import ByteTokenizer
 from worldsize.errors import UserError
 from worldsize.inference.compare import compare, window_sums
-from worldsize.inference.held_out import Asked, HeldOut, held_out, read
 from worldsize.inference.estimates import difference_of_means
+from worldsize.inference.held_out import Asked, HeldOut, held_out, read
 from worldsize.inference.quantize import split_bytes
 
 
@@ -32,6 +33,20 @@ def test_sums_of_a_window_by_hand() -> None:
     assert found["right_quantized"] == [0]
     assert found["same_top1"] == [1]
     assert found["kl"] == pytest.approx([0.5 * math.log(2) - 0.25 * math.log(2)], rel=1e-6)
+
+
+def test_what_is_no_target_counts_nowhere() -> None:
+    """The second place is a source's: only the first and the last are predicted."""
+    exact = torch.tensor([[[50.0, 50], [99, 1], [20, 80]]]).log()
+    rounded = torch.tensor([[[25.0, 75], [1, 99], [20, 80]]]).log()
+    targets = torch.tensor([[0, IGNORED_TARGET, 1]])
+    found = {name: sums.tolist() for name, sums in window_sums(exact, rounded, targets).items()}
+    assert found["num_predictions"] == [2]
+    assert found["loss_original"] == pytest.approx([-math.log(0.5) - math.log(0.8)], rel=1e-6)
+    assert found["loss_quantized"] == pytest.approx([-math.log(0.25) - math.log(0.8)], rel=1e-6)
+    assert found["right_quantized"] == [1]
+    assert found["same_top1"] == [1]  # of two equal outcomes the first is taken, which is not the other's
+    assert found["kl"] == pytest.approx([0.5 * math.log(2) + 0.5 * math.log(2 / 3)], rel=1e-6)
 
 
 losses = st.lists(st.floats(0.1, 5), min_size=2, max_size=12)

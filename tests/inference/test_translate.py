@@ -10,7 +10,10 @@ from torch import nn
 
 from tests.models.model_configs import gpt, llama
 from worldsize.config.schema import ModelConfig
-from worldsize.inference.prefix import CachedPrefix, ReadPrefix
+from worldsize.inference.methods import METHODS
+from worldsize.inference.network import Network
+from worldsize.inference.packing import pack
+from worldsize.inference.prefix import CachedPrefix, NetworkPrefix, ReadPrefix
 from worldsize.inference.translate import translate
 from worldsize.models.build import build
 from worldsize.models.decoder import Decoder
@@ -56,6 +59,23 @@ def test_kept_keys_and_values_give_the_logits_of_a_whole_forward(model: ModelCon
         for index in range(4, 9):
             token = tokens_NT[:, index : index + 1]
             torch.testing.assert_close(kept.read(token), whole.read(token), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [gpt(vocab_size=12), llama(vocab_size=12)])
+def test_a_packed_network_reads_as_the_module_does(model: ModelConfig) -> None:
+    """Prompt, rows kept in another order and twice, then token by token."""
+    decoder = spread_out(model)
+    network = Network(model, pack(dict(decoder.state_dict()), model, METHODS["fp32"])).eval()
+    tokens_NT = torch.randint(12, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        kept, whole = NetworkPrefix(network, model, 9), ReadPrefix(decoder)
+        torch.testing.assert_close(kept.read(tokens_NT[:, :4]), whole.read(tokens_NT[:, :4]), rtol=1e-4, atol=1e-4)
+        for order in (torch.tensor([2, 2, 0, 1]), torch.arange(4)):
+            kept.keep(order)
+            whole.keep(order)
+            for token in ([[1], [2], [3], [4]], [[5], [5], [0], [1]]):
+                read = [prefix.read(torch.tensor(token)) for prefix in (kept, whole)]
+                torch.testing.assert_close(*read, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", [gpt(vocab_size=12), llama(vocab_size=12)])

@@ -74,7 +74,7 @@ def refusal_unpacked(opened: OpenedModel, method: Method) -> str | None:
     """Return why a method is not worth trying on a model, or None."""
     missing = method.why_not()
     if missing is not None:
-        return f"not here, because: {missing}"
+        return f"not here, because: {missing.rstrip('.')}"
     if issubclass(method.blocks, Stock) and _is_conv1d(opened):
         return _of_conv1d(opened)
     share = share_quantized(opened.model, method)

@@ -46,4 +46,4 @@ def wilson(num_right: int, num: int) -> tuple[float, float]:
     share, spread = num_right / num, z * z / num
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / num + spread / (4 * num))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return min(share, middle - half), max(share, middle + half)  # equal to it at 0 and 1, but for rounding
