@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from worldsize.bench.quality import REPORT, quality_rows
+from worldsize.bench.quality import quality_rows
 from worldsize.errors import UserError
+from worldsize.inference.quantization_records import REPORT
 
 ROW = {
     "method": "int8",

@@ -9,8 +9,7 @@ from typing import Any
 
 from worldsize.bench.records import QualityRow
 from worldsize.errors import UserError
-
-REPORT = "quantization.json"
+from worldsize.inference.quantization_records import REPORT
 
 
 def quality_rows(folders: Iterable[Path]) -> list[QualityRow]:
