@@ -23,6 +23,7 @@ from worldsize.checkpoint_folder import Manifest
 from worldsize.config import messages
 from worldsize.config.load import presets
 from worldsize.config.write import scalar
+from worldsize.inference.quality_records import ClassifierQuality, Quality, TranslatorQuality
 from worldsize.inference.quantization_records import QuantizationReport
 from worldsize.launch.records import LaunchBook
 from worldsize.study.records import RunFailure, StudyPlan, StudyResult
@@ -57,9 +58,12 @@ FILES: tuple[tuple[str, str, type[Any]], ...] = (
         "What `worldsize quantize --json` prints, in its --out.",
         QuantizationReport,
     ),
+    ("evaluate --json (text)", "Printed by `evaluate` of a model of running text.", Quality),
+    ("evaluate --json (classes)", "Printed by `evaluate` of a model that gives classes to texts.", ClassifierQuality),
+    ("evaluate --json (translations)", "Printed by `evaluate` of a model that translates.", TranslatorQuality),
     ("STUDY/results.json", "What `worldsize study --json` and `worldsize report --json` print.", StudyResult),
 )
-"""Every JSON file, when it is written, and the record that a line or the whole of it is."""
+"""Every JSON file and what `evaluate` prints, when it is written, and the record that a line or the whole of it is."""
 
 OTHER_FILES = """\
 | file | what it is |
