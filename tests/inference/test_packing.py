@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from worldsize.config.schema import ModelConfig
 from worldsize.errors import UserError
 from worldsize.inference.engine import Engine
 from worldsize.inference.methods import METHODS, known, method
+from worldsize.inference.open_model import refuse_foreign
 from worldsize.inference.packing import pack, packed_from, share_quantized, tensors_of
 from worldsize.models.cost import num_parameters, parameter_shapes
 
@@ -84,3 +86,9 @@ def test_a_method_that_cannot_run_says_why() -> None:
         with pytest.raises(UserError, match=f"method {name} is not here, because: ."):
             method(name)
     assert not {"fp32", "bf16", "int8", "int4", "int4-all"} & set(missing)
+
+
+def test_a_model_of_other_code_is_refused_by_that_and_not_by_its_names() -> None:
+    refuse_foreign(gpt(), Path("out/run"))
+    with pytest.raises(UserError, match="out/run was trained by Hugging Face's own code"):
+        refuse_foreign(gpt().model_copy(update={"hf_config": {"model_type": "bert"}}), Path("out/run"))

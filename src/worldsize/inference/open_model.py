@@ -23,7 +23,7 @@ from worldsize.inference.checkpoints import checkpoint_of, full_weights
 from worldsize.inference.methods import method
 from worldsize.inference.packing import Packed, pack, packed_from
 from worldsize.inference.tensor_files import INDEX, WHOLE, read_tensors
-from worldsize.models.cost import parameter_shapes
+from worldsize.models.cost import is_hugging_face, parameter_shapes
 from worldsize.models.decoder import Decoder
 from worldsize.models.hf_config import family_of, model_from_hf
 from worldsize.models.hf_weights import weights_from_hf
@@ -153,11 +153,22 @@ def _from_export(folder: Path) -> OpenedModel:
 
 def _from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
     config = from_dict(checkpoint.manifest.config, str(checkpoint.path / MANIFEST))
+    refuse_foreign(config.model, checkpoint.path)
     weights = strict(full_weights(checkpoint), config.model, str(checkpoint.path))
     source = Path(config.data.tokenizer).expanduser()
     folder = source if source.is_dir() else None
     tokenizer = _run_tokenizer(config)
     return OpenedModel(checkpoint.path, "checkpoint", config.model, weights, tokenizer, folder, config, checkpoint.step)
+
+
+def refuse_foreign(model: ModelConfig, path: Path) -> None:
+    """Raise UserError for a model that Hugging Face's own code trained: its weights have other names than ours."""
+    if is_hugging_face(model):
+        raise UserError(
+            f"{path} was trained by Hugging Face's own code (model.hf or model.hf_config), which is not run here; its "
+            "quality on held-out data is in the run's result.json. Train our decoder or encoder instead "
+            "(model.d_model, model.num_layers …)."
+        )
 
 
 def _run_tokenizer(config: Config) -> Tokenizer:
