@@ -26,7 +26,7 @@ COMMANDS = {
     "audit": "Say which speedups stand, in anybody's numbers.",
     "generate": "Let a model write on from a prompt.",
     "bench": "Say how fast a model answers, by each way to keep its weights.",
-    "evaluate": "Say how well a model predicts a text.",
+    "evaluate": "Say how well a model does on data that it has not seen.",
     "quantize": "Make a model smaller, and say what that cost.",
     "export": "Write a model out for other programs.",
     "profile": "Show which operators and functions take the time.",

@@ -62,7 +62,7 @@ def evaluate(
     threads: ThreadsOption = 1,
     json_: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Say how well a model does on data that it has not seen: at text, at classes, or at translations.
+    """Say how well a model does on data that it has not seen.
 
     \b
     worldsize evaluate out/run                                   on what its run kept from training
