@@ -127,6 +127,18 @@ def test_a_larger_batch_keeps_the_tokens_and_scales_the_rate_with_its_root() -> 
     assert 0.01 < remedies["powersgd"].wire_factor < 0.3
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_local_steps_are_longer_by_the_root_of_the_devices(world_size: int) -> None:
+    given = config(train__steps=160, optimizer__learning_rate=0.001)
+    remedies = {remedy.name: remedy for remedy in remedies_for(given, world_size)}
+    rate = {2: "0.00141421", 4: "0.002"}[world_size]
+    common = {"parallel.strategy=local_sgd", "parallel.local_steps=16", f"optimizer.learning_rate={rate}"}
+    assert set(remedies["local-sgd"].overrides) == common
+    assert set(remedies["diloco"].overrides) - common == {
+        "parallel.outer_learning_rate=0.7", "parallel.outer_momentum=0.9",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("changes", [{"parallel__strategy": "fsdp"}, {"parallel__strategy": "single"}])
 def test_what_exchanges_no_gradients_has_no_remedies(changes: dict[str, Any]) -> None:
     assert remedies_for(config(**changes), 2) == []

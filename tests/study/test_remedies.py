@@ -33,7 +33,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> None:
     module.render = lambda result, folder: "<html>"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "worldsize.report.html", module)
     # Remedies that exchange gradients; the launcher below has no cost model of local steps.
-    monkeypatch.setattr("worldsize.scaling.remedies._local_sgd", lambda config: [])
+    monkeypatch.setattr("worldsize.scaling.remedies._local_sgd", lambda config, world_size: [])
 
 
 class Launcher:

@@ -41,7 +41,7 @@ def remedies_for(config: Config, world_size: int) -> list[Remedy]:
     """Return what can be tried on a data-parallel cell; none for others. `config` is the cell's, resolved."""
     if config.parallel.strategy not in ("auto", "ddp", "allreduce") or world_size == 1:
         return []
-    return [*_compressed(config, world_size), *_larger_batches(config, world_size), *_local_sgd(config)]
+    return [*_compressed(config, world_size), *_larger_batches(config, world_size), *_local_sgd(config, world_size)]
 
 
 def _compressed(config: Config, world_size: int) -> list[Remedy]:
@@ -101,22 +101,29 @@ def _least_steps(config: Config) -> int:
     return config.measure.warmup_steps + 1
 
 
-def _local_sgd(config: Config) -> list[Remedy]:
-    """Steps of one's own between averages: as many as divide the run, so that it ends on an average."""
+def _local_sgd(config: Config, world_size: int) -> list[Remedy]:
+    """Steps of one's own between averages: as many as divide the run, so that it ends on an average.
+
+    AdamW divides by the gradient's noise. That of a rank's own share is √n times as large as that of the whole batch,
+    which makes steps as much shorter; a longer rate makes up for it, and averaging n ranks takes the longer steps' own
+    noise away again.
+    """
     train = config.train
     every = next((k for k in LOCAL_STEPS if train.steps % k == 0 and train.steps - config.measure.warmup_steps >= k), 0)
     if "local_sgd" not in strategies() or not every:
         return []
-    overrides = ("parallel.strategy=local_sgd", f"parallel.local_steps={every}")
-    plain = Remedy("local-sgd", f"local SGD: weights averaged every {every} steps", overrides, wire_factor=1 / every)
-    outer = ("parallel.outer_learning_rate=0.7", "parallel.outer_momentum=0.9")  # Douillard et al. 2023, section 3.1
-    diloco = Remedy(
-        "diloco",
-        f"DiLoCo: an outer step with momentum every {every} steps",
-        (*overrides, *outer),
-        wire_factor=1 / every,
+    longer = math.sqrt(world_size)
+    overrides = (
+        "parallel.strategy=local_sgd",
+        f"parallel.local_steps={every}",
+        f"optimizer.learning_rate={config.optimizer.learning_rate * longer:.6g}",
     )
-    return [plain, diloco]
+    steps = f"every {every} steps, learning rate × {longer:.3g}"
+    outer = ("parallel.outer_learning_rate=0.7", "parallel.outer_momentum=0.9")  # Douillard et al. 2023, section 3.1
+    return [
+        Remedy("local-sgd", f"local SGD: weights averaged {steps}", overrides, wire_factor=1 / every),
+        Remedy("diloco", f"DiLoCo: an outer step with momentum {steps}", (*overrides, *outer), wire_factor=1 / every),
+    ]
 
 
 def reckoned(remedy: Remedy, pair: Pair, wire_s: float) -> float:
