@@ -316,6 +316,9 @@ class RunResult(Record):
     phases_s: dict[str, float] = Field(description="mean over ranks, sums to step_time_s.median")
     tokens_per_s: float = Field(description="all devices together: tokens of a step / step_time_s.median")
     peak_memory_bytes: list[int] = Field(description="per rank")
+    held_bytes: list[int] = Field(
+        default_factory=list, description="per rank: weights and optimizer state that it keeps between steps"
+    )
     ranks: list[RankSummary]
     communication_bytes: CommunicationBytes
     exposed_communication: ExposedCommunication | None = Field(None, description="None at world size 1")

@@ -151,7 +151,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
         "times": clock.window(),
         "digest": consumed,
         "state_names": names_of(strategy.state()),
-        "held_bytes": held_bytes(strategy),
+        "held_bytes": strategy.held_bytes(),
         "evaluated": evaluated if context.counts else None,
         "logits": strategy.logits(held_out) if isinstance(data, UnevenTexts) else None,
         "predicted": predicted(strategy, config, layout, rank),
@@ -188,15 +188,6 @@ def names_of(tree: Any, path: str = "") -> set[str]:
     if not isinstance(tree, dict):
         return {path}
     return set().union(*(names_of(value, f"{path}/{name}") for name, value in tree.items())) if tree else {path}
-
-
-def held_bytes(strategy: Any) -> int:
-    """Return the bytes of weights and of the optimizer's moments that this rank keeps between steps."""
-    replica = strategy.replica
-    tensors = list(replica.model.parameters())
-    tensors += [moment for state in replica.optimizer.state.values() for moment in state.values() if moment.ndim]
-    local = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
-    return sum(tensor.numel() * tensor.element_size() for tensor in local)
 
 
 def observed(strategy: Strategy, feed: Feed, context: RankContext, config: Config) -> list[CollectiveCount]:

@@ -62,6 +62,19 @@ def test_strong_cells() -> None:
     assert cells[7].overrides == ["train.global_batch=128", "model.num_layers=4"]
 
 
+def test_one_device_is_one_cell_however_more_would_share_the_work() -> None:
+    vary = {"parallel.strategy": ["ddp", "fsdp"], "model.num_layers": [2, 4]}
+    cells = cells_of(plan_of(world_sizes=[1, 2], global_batches=[64], vary=vary))
+    assert [(cell.name, cell.baseline, cell.vary) for cell in cells] == [
+        ("n1-b64-num_layers2", "n1-b64-num_layers2", {"model.num_layers": 2}),
+        ("n2-b64-strategyddp-num_layers2", "n1-b64-num_layers2", {"parallel.strategy": "ddp", "model.num_layers": 2}),
+        ("n1-b64-num_layers4", "n1-b64-num_layers4", {"model.num_layers": 4}),
+        ("n2-b64-strategyddp-num_layers4", "n1-b64-num_layers4", {"parallel.strategy": "ddp", "model.num_layers": 4}),
+        ("n2-b64-strategyfsdp-num_layers2", "n1-b64-num_layers2", {"parallel.strategy": "fsdp", "model.num_layers": 2}),
+        ("n2-b64-strategyfsdp-num_layers4", "n1-b64-num_layers4", {"parallel.strategy": "fsdp", "model.num_layers": 4}),
+    ]
+
+
 def test_weak_batches_grow_with_the_world_size() -> None:
     cells = cells_of(plan_of(scaling="weak", world_sizes=[2, 4, 6], global_batches=[8]))
     assert [(cell.name, cell.global_batch, cell.baseline) for cell in cells] == [

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from worldsize.config.schema import Config
 from worldsize.parallel.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from worldsize.data.batch import Batch
+    from worldsize.measure.pipeline_log import Replayed
     from worldsize.train.replica import Replica
 
 
@@ -27,6 +29,15 @@ class HoldsReplica:
     def logits(self, batch: Batch) -> Tensor:
         """Return the model's logits of one micro batch, without gradients: what a class is read from."""
         return self.replica.logits(batch)
+
+    def held_bytes(self) -> int:
+        return self.replica.held_bytes()
+
+    def settled(self, config: Config) -> Config:
+        return config
+
+    def replayed(self) -> Replayed | None:
+        return None
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         return self.replica.full_parameters()

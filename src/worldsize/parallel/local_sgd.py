@@ -116,6 +116,10 @@ class LocalSGD(HoldsReplica):
         for anchor, weight in zip(anchors, self._weights(), strict=True):
             weight.copy_(anchor.detach())
 
+    def held_bytes(self) -> int:
+        outer = [*self._anchors(), *self._momentum()]
+        return self.replica.held_bytes() + sum(tensor.numel() * tensor.element_size() for tensor in outer)
+
     def state(self) -> dict[str, Any]:
         """Return the weights of rank 0's replica for who reads them, and each rank's state under its own number.
 

@@ -59,8 +59,6 @@ class Pipeline(HoldsReplica):
 
         self.prepared = prepare_pipeline(model, config, context, describe(config.model), self.schedule_of(config))
         self.replica = self.prepared.replica
-        self.config = self.prepared.config
-        """With the cut that was chosen, which `communication` needs where it was measured."""
 
     def step(
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
@@ -84,6 +82,10 @@ class Pipeline(HoldsReplica):
         if self.prepared.axis is not None:
             self.prepared.axis.clock = None
         return StepOutput(loss_sum, grad_norm)
+
+    def settled(self, config: Config) -> Config:
+        """Return the config with the cut, which may have been measured."""
+        return self.prepared.config
 
     def replayed(self) -> Replayed | None:
         """Return what the latest steps say of the bubble; None where none was noted."""

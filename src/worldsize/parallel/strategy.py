@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import StepClock
+    from worldsize.measure.pipeline_log import Replayed
     from worldsize.models.cost import ModelDescription
     from worldsize.parallel.context import RankContext
 
@@ -77,6 +78,18 @@ class Strategy(Protocol):
 
         Called on every rank, and whole on each; over a vocabulary that tp ranks share, each has its own columns.
         """
+        ...
+
+    def held_bytes(self) -> int:
+        """Return the bytes of weights and of the optimizer's state that this rank keeps between steps."""
+        ...
+
+    def settled(self, config: Config) -> Config:
+        """Return the config with what `prepare` measured and chose: the one whose `communication` is this run's."""
+        ...
+
+    def replayed(self) -> Replayed | None:
+        """Return what the latest steps say of a pipeline's bubble; None where none was noted. Called on every rank."""
         ...
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) 
         ("step time", f"{_interval_ms(result.step_time_s)}, {result.tokens_per_s:,.0f} tokens/s over all devices"),
         ("phases", ", ".join(_phases(result))),
         ("arithmetic", _arithmetic(record, result)),
-        ("memory", f"{max(result.peak_memory_bytes) / 2**30:.2f} GiB at most on one rank"),
+        ("memory", _memory(result)),
     ]
     if result.exposed_communication is not None:
         lines.append(("exchange", _exchange(result)))
@@ -33,6 +33,11 @@ def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) 
         lines.append(("energy", f"{result.energy_j:,.0f} J"))
     lines += [(problem.severity, f"{problem.rule}: {problem.message}") for problem in problems]
     return "\n".join(f"{name:<11}{text}" for name, text in lines)
+
+
+def _memory(result: RunResult) -> str:
+    held = f", {max(result.held_bytes) / 2**20:,.1f} MiB of it weights and moments" if result.held_bytes else ""
+    return f"{max(result.peak_memory_bytes) / 2**30:.2f} GiB at most on one rank{held}"
 
 
 def _what_ran(record: RunRecord, result: RunResult) -> str:

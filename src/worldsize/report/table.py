@@ -50,12 +50,12 @@ def _headings(result: StudyResult, has_vary: bool) -> list[str]:
     utilisation = "MFU" if any(cell.mfu is not None for cell in result.cells) else "of\nmatmul"
     return [
         "dev.", "batch", *setting, "step time\n(95 %)", "tokens\n/s", "speedup\n(95 %)", "eff.", "exp.\ncomm.",
-        utilisation, "memory\n/rank", _loss_heading(result), "",
+        utilisation, "memory\n/rank,\nheld", _loss_heading(result), "",
     ]  # fmt: skip
 
 
 def _row(cell: CellResult, vary: list[str], result: StudyResult) -> list[str]:
-    settings = " ".join(f"{key.split('.')[-1]}={cell.vary.get(key)}" for key in vary)
+    settings = " ".join(f"{key.split('.')[-1]}={cell.vary[key]}" for key in vary if key in cell.vary)
     has_mfu = any(each.mfu is not None for each in result.cells)
     utilisation = cell.mfu if has_mfu else cell.mfu_vs_measured_matmul
     return [
@@ -68,7 +68,7 @@ def _row(cell: CellResult, vary: list[str], result: StudyResult) -> list[str]:
         percent(cell.efficiency.median) if cell.efficiency else NONE,
         percent(cell.exposed_communication_share) if cell.exposed_communication_share is not None else NONE,
         percent(utilisation) if utilisation is not None else NONE,
-        _bytes(cell.peak_memory_bytes) if cell.peak_memory_bytes is not None else NONE,
+        _memory(cell),
         _loss(cell, result),
         _marks(cell),
     ]
@@ -79,6 +79,11 @@ def _time(measured: Measured | None) -> str:
         return NONE
     scale, digits = (1.0, 2) if measured.median >= 1 else (1e3, 1)
     return f"{time_text(measured.median)}\n{measured.low * scale:.{digits}f}-{measured.high * scale:.{digits}f}"
+
+
+def _memory(cell: CellResult) -> str:
+    """Return a rank's peak, and below it what of that are weights and moments."""
+    return "\n".join(_bytes(each) for each in (cell.peak_memory_bytes, cell.held_bytes) if each is not None) or NONE
 
 
 def _speedup(cell: CellResult) -> str:

@@ -124,6 +124,14 @@ def devices(result: StudyResult) -> Table:
             memory,
             labels.unless_run("not recorded"),
         ),
+        column(
+            cells,
+            "held_bytes",
+            "weights and moments",
+            lambda c: c.held_bytes,
+            memory,
+            labels.unless_run("not recorded"),
+        ),
         column(cells, "mfu", "MFU", lambda c: c.mfu, PERCENT, peak),
         column(
             cells,

@@ -71,7 +71,8 @@ def payload_bytes(run: Run) -> float | None:
 
 def _model(subject: CellResult, cells: Sequence[CellResult], runs: Runs, scaling: Scaling) -> StudyModel | None:
     """Fit the model to the sound cells of the subject's settings; None where they are too few or not data-parallel."""
-    alike = [cell for cell in cells if cell.vary == subject.vary and is_sound(cell) and runs[cell.name]]
+    ours = [cell for cell in cells if cell.vary == subject.vary or cell.name == subject.baseline]
+    alike = [cell for cell in ours if is_sound(cell) and runs[cell.name]]
     if not all(_is_data_parallel(run) for cell in alike for run in runs[cell.name]):
         return None
     try:

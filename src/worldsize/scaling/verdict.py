@@ -170,7 +170,7 @@ def _instead(pair: Pair, ideas: Sequence[Suggestion]) -> str:
 def _where(cell: CellResult, others: Sequence[CellResult]) -> str:
     """Return which of several batches and settings the headline is about; empty where there is one."""
     parts = [f"a global batch of {cell.global_batch}"] if len({c.global_batch for c in others}) > 1 else []
-    parts += [f"{key}={value}" for key, value in cell.vary.items() if len({repr(c.vary[key]) for c in others}) > 1]
+    parts += [f"{key}={value}" for key, value in cell.vary.items() if len({repr(c.vary.get(key)) for c in others}) > 1]
     return f" at {' and '.join(parts)}" if parts else ""
 
 

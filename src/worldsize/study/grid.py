@@ -120,21 +120,33 @@ def cells_of(plan: StudyPlan) -> list[Cell]:
     """Return the plan's cells: every varied value × batch × world size, world size fastest.
 
     Under weak scaling the plan's batches stand for the smallest world size and grow with it; a batch that does not
-    grow to a whole number is a UserError.
+    grow to a whole number is a UserError. Keys of `parallel` say how ranks share the work, so that on one device all
+    their values are one cell, the baseline of them all.
     """
     smallest = min(plan.world_sizes)
     cells: list[Cell] = []
     taken: set[str] = set()
+    names: dict[str, str] = {}
     for values in product(*plan.vary.values()):
         vary = dict(zip(plan.vary, values, strict=True))
         for batch in plan.global_batches:
             baseline = None
             for world_size in sorted(plan.world_sizes):
                 global_batch = _grown(batch, world_size, smallest) if plan.scaling == "weak" else batch
-                name = cell_name(world_size, global_batch, vary, taken)
-                baseline = baseline or name
-                cells.append(Cell(name, world_size, global_batch, vary, baseline))
+                own = _axes_at(world_size, vary)
+                point = repr((world_size, global_batch, own))
+                if point in names:
+                    baseline = names[point]
+                    continue
+                names[point] = cell_name(world_size, global_batch, own, taken)
+                baseline = baseline or names[point]
+                cells.append(Cell(names[point], world_size, global_batch, own, baseline))
     return cells
+
+
+def _axes_at(world_size: int, vary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the varied keys that mean something on so many devices."""
+    return {key: value for key, value in vary.items() if world_size > 1 or not key.startswith("parallel.")}
 
 
 def _grown(batch: int, world_size: int, smallest: int) -> int:

@@ -103,6 +103,13 @@ class Replica:
         for name, parameter in self.model.named_parameters():
             yield name, whole(parameter.detach())
 
+    def held_bytes(self) -> int:
+        """Return the bytes of weights and of the optimizer's moments that this rank keeps between steps."""
+        tensors = list(self.model.parameters())
+        tensors += [kept for state in self.optimizer.state.values() for kept in state.values() if kept.ndim]
+        local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        return sum(tensor.numel() * tensor.element_size() for tensor in local)
+
     def state(self) -> dict[str, Any]:
         """Return weights, optimizer and scaler state by parameter name."""
         from torch.distributed.checkpoint.state_dict import get_state_dict

@@ -41,6 +41,7 @@ class RankReport:
 
     log: TrainLog
     peak_memory_bytes: int
+    held_bytes: int
     matmul: MatmulRates | None
     energy_j: float | None
     probes_s: dict[str, list[float]]
@@ -88,6 +89,7 @@ def result_of(
         phases_s=summary.phases_s(paced),
         tokens_per_s=tokens / step_time.median,
         peak_memory_bytes=[report.peak_memory_bytes for report in reports],
+        held_bytes=[report.held_bytes for report in reports],
         ranks=[_rank_summary(rank, report, paced[rank]) for rank, report in enumerate(reports)],
         communication_bytes=communication,
         exposed_communication=_exposed(paced, reports, period) if world_size > 1 else None,

@@ -32,7 +32,6 @@ from worldsize.models.build import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, strategy_name
 from worldsize.parallel.local_sgd import period_of
-from worldsize.parallel.pipeline import Pipeline
 from worldsize.parallel.registry import strategies
 from worldsize.records import CollectiveCount, CommunicationBytes, EmulatedNetwork, RunRecord, StepRow
 from worldsize.run_folder import RunWriter, trace_name
@@ -92,12 +91,12 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
         log.evaluations[-1].translation = translate_held_out(running, held_out)
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
-    replayed = strategy.replayed() if isinstance(strategy, Pipeline) else None
-    report = RankReport(log, peak_memory_bytes, matmul, energy.joules, probes_s, traced, replayed)
+    held_bytes, replayed = strategy.held_bytes(), strategy.replayed()
+    report = RankReport(log, peak_memory_bytes, held_bytes, matmul, energy.joules, probes_s, traced, replayed)
     reports = context.gather(report)
     if context.is_main:
-        settled = strategy.config if isinstance(strategy, Pipeline) else config
-        predicted = strategy.communication(settled, context.layout, cost.describe(config.model))
+        described = cost.describe(config.model)
+        predicted = strategy.communication(strategy.settled(config), context.layout, described)
         communication = CommunicationBytes(predicted=predicted, observed=observed)
         writer.write_result(result_of(run_record, reports, communication, marks_cost_s(context.device), energy))
 
