@@ -42,7 +42,7 @@ def main() -> None:
 
     from worldsize.config.load import load, resolve
     from worldsize.data.batch import Batch
-    from worldsize.models.decoder import build
+    from worldsize.models.build import build
     from worldsize.train.replica import Replica
 
     torch.set_num_threads(1)

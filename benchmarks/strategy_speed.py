@@ -73,7 +73,7 @@ def ours(config: Config, rank: int) -> Callable[[Any, Any], None]:
 
     from worldsize.data.batch import Batch
     from worldsize.measure.clock import clock_for
-    from worldsize.models.decoder import build
+    from worldsize.models.build import build
     from worldsize.parallel.context import RankContext
     from worldsize.parallel.layout import layout_for
     from worldsize.parallel.registry import strategies
@@ -98,7 +98,7 @@ def ours(config: Config, rank: int) -> Callable[[Any, Any], None]:
 def plain(technique: Technique, config: Config) -> Callable[[Any, Any], None]:
     """Return one step by the engine alone."""
     from benchmarks import engines
-    from worldsize.models.decoder import build
+    from worldsize.models.build import build
 
     make: Callable[..., Callable[[Any, Any], None]] = getattr(engines, technique.engine)
     return make(build(config.model, 0, "cpu"), *technique.arguments)

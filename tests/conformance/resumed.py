@@ -12,7 +12,7 @@ from worldsize.checkpoint_folder import checkpoints_in, damage
 from worldsize.config.schema import Config
 from worldsize.data.sampler import Sampler, digest
 from worldsize.measure.clock import NullClock
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for, strategy_name
 from worldsize.parallel.registry import strategies

@@ -9,7 +9,7 @@ from tests.conformance.steps import config_of, samples_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
 from worldsize.data.batch import IGNORED_TARGET
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 from worldsize.train.loss import loss_sum
 
 

@@ -96,7 +96,7 @@ def test_the_gradients_are_those_of_plain_autograd() -> None:
     """What the rows are compared with is itself right: one device's gradient of the whole batch, clipped."""
     from tests.conformance.steps import samples_of
     from worldsize.data.batch import IGNORED_TARGET
-    from worldsize.models.decoder import build
+    from worldsize.models.build import build
     from worldsize.train.loss import loss_sum
 
     config = config_of(train={"precision": "fp64", "steps": 1})

@@ -13,7 +13,7 @@ from tests.ranks import Ranks
 from worldsize.config.schema import Config
 from worldsize.measure.clock import clock_for
 from worldsize.measure.pipeline_log import RankStep, Replayed
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import layout_for
 from worldsize.parallel.registry import strategies

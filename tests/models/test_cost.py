@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.models.model_configs import gpt, llama, models
 from worldsize.config.schema import ModelConfig
 from worldsize.models import cost
-from worldsize.models.decoder import Decoder, build
+from worldsize.models.build import build
+from worldsize.models.decoder import Decoder
 from worldsize.train.loss import loss_sum
 
 

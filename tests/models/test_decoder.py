@@ -9,7 +9,8 @@ from torch import Tensor
 
 from tests.models.model_configs import gpt, llama, models
 from worldsize.config.schema import ModelConfig
-from worldsize.models.decoder import Decoder, build
+from worldsize.models.build import build
+from worldsize.models.decoder import Decoder
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tests.models.model_configs import gpt, llama
-from worldsize.models.decoder import Decoder, build
+from worldsize.models.build import build
+from worldsize.models.decoder import Decoder
 from worldsize.models.init import RESIDUAL_WRITERS, initial_value, name_seed
 
 

@@ -14,8 +14,8 @@ from worldsize.config.schema import Config
 from worldsize.data.batch import IGNORED_TARGET
 from worldsize.data.sampler import Sampler
 from worldsize.measure.clock import NullClock
+from worldsize.models.build import build
 from worldsize.models.cost import describe
-from worldsize.models.decoder import build
 from worldsize.parallel.context import RankContext
 from worldsize.parallel.layout import batches_for, layout_for
 from worldsize.parallel.tensor import TensorParallel

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.conformance.steps import config_of, samples_of, train
+from worldsize.models.build import build
 from worldsize.models.cost import describe
-from worldsize.models.decoder import build
 from worldsize.train.activation_checkpointing import checkpoint_modules, recomputed_modules
 from worldsize.train.loss import loss_sum
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from worldsize.config.schema import ModelConfig, OptimizerConfig
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 from worldsize.train.optimizer import adamw, learning_rate
 
 MODEL = ModelConfig(num_layers=1, d_model=16, num_heads=2, num_kv_heads=2, d_ff=64, vocab_size=32, context_length=8)

@@ -9,7 +9,7 @@ import torch
 
 from tests.conformance.steps import config_of, samples_of, train
 from worldsize.data.batch import IGNORED_TARGET
-from worldsize.models.decoder import build
+from worldsize.models.build import build
 
 
 def plain_losses(dtype: torch.dtype) -> list[float]:

@@ -77,14 +77,15 @@ def profile(
 def _training(arguments: list[str] | None, preset: str | None) -> tuple[Callable[[], object], torch.device]:
     from worldsize.config.load import load, resolve
     from worldsize.config.rules import check
-    from worldsize.data.prepare import prepare
+    from worldsize.data.task import prepare_task
     from worldsize.train.one_rank import training_step
 
     path, overrides = split_config(arguments)
     loaded = load(path, overrides, preset)
     check(loaded.config, 1)
     warn(loaded.config)
-    return training_step(resolve(loaded, 1, prepare(loaded.config.data).vocab_size).config)
+    data = prepare_task(loaded.config.data)
+    return training_step(resolve(loaded, 1, data.vocab_size, data.num_classes).config, data)
 
 
 def _writing(

@@ -27,18 +27,8 @@ from torch import Tensor, nn
 
 from worldsize.config.schema import ModelConfig
 from worldsize.models.cost import dims_of
-from worldsize.models.init import initialise
 from worldsize.models.linear import Linear, linear
 from worldsize.models.segments import own_past, own_positions
-
-
-def build(model: ModelConfig, seed: int, device: torch.device | str) -> Decoder:
-    """Return the decoder on `device`, its weights a pure function of (seed, parameter name)."""
-    with torch.device("meta"):
-        decoder = Decoder(model)
-    decoder.to_empty(device=device)
-    initialise(decoder, seed, model.num_layers)
-    return decoder
 
 
 class Trunk(nn.Module):

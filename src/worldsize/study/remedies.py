@@ -73,9 +73,10 @@ def slower_cells(result: StudyResult) -> list[CellResult]:
 
 def _resolved(loaded: Loaded, world_size: int) -> Config:
     from worldsize.config.load import resolve
-    from worldsize.data.prepare import prepare
+    from worldsize.data.task import prepare_task
 
-    return resolve(loaded, world_size, prepare(loaded.config.data).vocab_size).config
+    data = prepare_task(loaded.config.data)
+    return resolve(loaded, world_size, data.vocab_size, data.num_classes).config
 
 
 def _planned(cell: Cell, name: str, remedy: str, what: str, overrides: Sequence[str]) -> PlannedRemedy:
