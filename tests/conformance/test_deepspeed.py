@@ -16,7 +16,7 @@ from tests.ranks import Ranks
         ({"zero_stage": 0}, 1.0, 1.0),
         ({"zero_stage": 1}, 1.0, 0.5),
         ({"zero_stage": 2}, 1.0, 0.5),
-        ({"zero_stage": 3}, 0.0, 0.5),  # after an evaluation none is whole, and its parts are not the module's own
+        ({"zero_stage": 3}, 0.5, 0.5),
     ],
 )
 def test_a_rank_holds_its_part(settings: dict[str, Any], weights: float, moments: float, two_ranks: Ranks) -> None:

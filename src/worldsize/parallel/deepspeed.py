@@ -177,6 +177,12 @@ class DeepSpeed(HoldsReplica):
         self.engine.empty_partition_cache()  # stage 3 keeps weights for a backward that does not come
         return loss_sum
 
+    def held_bytes(self) -> int:
+        """Stage 3 keeps each weight's own part beside the module, whose weights it empties."""
+        parts = [getattr(weight, "ds_tensor", None) for weight in self.replica.model.parameters()]
+        beside: int = sum(part.numel() * part.element_size() for part in parts if part is not None)
+        return super().held_bytes() + beside
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         from deepspeed.utils import safe_get_full_fp32_param
 
