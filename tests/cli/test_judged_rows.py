@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.cli.test_models import answer
 from tests.cli.test_quantize import trained
@@ -18,15 +17,7 @@ from worldsize.inference.translate import longest_of, translate
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

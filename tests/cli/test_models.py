@@ -20,19 +20,12 @@ from worldsize.inference.open_model import open_model
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
     "model.num_layers=1", "model.d_model=32", "model.num_heads=2", "model.context_length=32", "train.steps=6",
     "train.global_batch=4", "train.eval_samples=400", "measure.warmup_steps=1", "measure.window_steps=2",
     "measure.probe_rounds=0", "measure.trace_steps=0", "measure.matmul=false", "checkpoint.every_steps=3",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,17 +17,10 @@ from worldsize.inference.quantization_records import REPORT, QuantizationReport
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = [
     "model.d_model=64", "model.num_layers=2", "train.steps=60", "train.global_batch=8", "checkpoint.every_steps=60",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(out: Path, *overrides: str) -> Path:

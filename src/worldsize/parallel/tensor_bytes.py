@@ -134,7 +134,7 @@ def gradients(config: Config, layout: Layout, held: ModelDescription) -> Totals:
     wide_bytes = kept_bytes(config.train.precision)
     sharded = sharded_on_tp(held)
     whole = [shape for name, shape in held.parameter_shapes.items() if name not in sharded]
-    told_bytes = config.train.grad_clip_norm is not None and wide_bytes  # of the squared norm
+    told_bytes = 0 if config.train.grad_clip_norm is None else wide_bytes  # the squared norm
     if config.train.precision == "fp16":  # the loss scaler's word on whether any rank's gradient overflowed
         told_bytes += FP32_BYTES
     totals: Totals = Counter()
