@@ -79,6 +79,8 @@ CASES = {
     "ddp, attention recomputed": Case({"strategy": "ddp"}, {"train": {"activation_checkpointing": "attention"}}, (2,)),
     "ddp, bf16 exchange": Case({"strategy": "ddp", "gradient_compression": "bf16"}, {}, (2, 4), 1e-4, 2e-3, 0.02),
     "ddp, fp16 exchange": Case({"strategy": "ddp", "gradient_compression": "fp16"}, {}, (2, 4), 1e-5, 3e-4, 0.01),
+    "ddp, int4 exchange": Case({"strategy": "ddp", "gradient_compression": "int4", "bucket_mib": 0.05}, {}, (2, 4),
+                               2e-3, 0.1, 0.3),
     "ddp, PowerSGD": Case({"strategy": "ddp", "gradient_compression": "powersgd", "powersgd_rank": 4}, {}, (2, 4),
                           5e-3, 0.4, 0.5),
     "ddp, PowerSGD, small buckets": Case({"strategy": "ddp", "gradient_compression": "powersgd", "bucket_mib": 0.01},

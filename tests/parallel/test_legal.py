@@ -70,7 +70,10 @@ REFUSED = [
         "train.steps=10 less measure.warmup_steps=5 leaves no whole period of parallel.local_steps=10 to time; use "
         "train.steps=20"]),
     ("ddp", Layout(dp=2), {"train": {"precision": "fp16"}, "parallel": {"gradient_compression": "powersgd"}}, [
-        "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
+        "powersgd keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
+        "use train.precision=bf16, or parallel.gradient_compression=fp16"]),
+    ("ddp", Layout(dp=2), {"train": {"precision": "fp16"}, "parallel": {"gradient_compression": "int4"}}, [
+        "int4 keeps what it left out for the next step, where fp16's overflowing gradients would stay for ever; "
         "use train.precision=bf16, or parallel.gradient_compression=fp16"]),
     ("pipeline", Layout(), {}, [
         "strategy 'pipeline' needs at least 2 devices; use parallel.strategy=single or --nproc 2"]),

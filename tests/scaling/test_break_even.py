@@ -124,7 +124,14 @@ def test_a_larger_batch_keeps_the_tokens_and_scales_the_rate_with_its_root() -> 
     }  # fmt: skip
     assert "train.micro_batch=32" in remedies["larger-batch"].overrides
     assert remedies["bf16-gradients"].wire_factor == pytest.approx(0.5)
+    assert remedies["int4-gradients"].wire_factor == pytest.approx(34 / 64 / 4)  # both bring a rank one whole or part
     assert 0.01 < remedies["powersgd"].wire_factor < 0.3
+
+
+@pytest.mark.parametrize(("world_size", "factor"), [(2, 34 / 256), (4, 34 / 256 * 2), (16, 34 / 256 * 8)])
+def test_gathered_integers_gain_less_the_more_ranks_there_are(world_size: int, factor: float) -> None:
+    remedies = {remedy.name: remedy for remedy in remedies_for(config(), world_size)}
+    assert remedies["int4-gradients"].wire_factor == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -146,4 +153,4 @@ def test_what_exchanges_no_gradients_has_no_remedies(changes: dict[str, Any]) ->
 
 def test_what_is_compressed_already_is_not_compressed_again() -> None:
     names = {remedy.name for remedy in remedies_for(config(parallel__gradient_compression="bf16"), 2)}
-    assert not names & {"bf16-gradients", "powersgd"}
+    assert not names & {"bf16-gradients", "int4-gradients", "powersgd"}

@@ -24,7 +24,7 @@ from worldsize.study.runner import base_plan, run_study
 OVERRIDES = [
     "train.steps=40", "train.global_batch=64", "device.kind=cpu", "data.max_bytes=100000", "measure.warmup_steps=4",
 ]  # fmt: skip
-EXPOSED_S = {"none": 0.4, "bf16": 0.2, "powersgd": 0.02}
+EXPOSED_S = {"none": 0.4, "bf16": 0.2, "int4": 0.05, "powersgd": 0.02}
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ class Launcher:
         kind = config.parallel.gradient_compression
         batch = config.train.global_batch
         steps = config.train.steps
-        last = {"none": 2.0, "bf16": 2.001, "powersgd": 2.05}[kind]
+        last = {"none": 2.0, "bf16": 2.001, "int4": 2.002, "powersgd": 2.05}[kind]
         make_run(
             out, world_size=world_size, global_batch=batch, num_steps=steps, num_warmup_steps=4, noise=0.0,
             phases=phases_of(world_size, batch, exposed_s=self.exposed_s[kind]), losses=[3.0] * (steps - 1) + [last],
@@ -87,7 +87,7 @@ def by_name(result: StudyResult) -> dict[str, RemedyTrial]:
 def test_each_remedy_is_judged_at_equal_tokens(tmp_path: Path) -> None:
     result, _ = run(tmp_path, Launcher(EXPOSED_S))
     trials = by_name(result)
-    assert {"as-it-is", "bf16-gradients", "powersgd", "accumulation", "larger-batch"} <= set(trials)
+    assert {"as-it-is", "bf16-gradients", "int4-gradients", "powersgd", "accumulation", "larger-batch"} <= set(trials)
     # one device 105 ms; two 55 ms and the exchange; four times the batch: 4 x 50 + 5 + 400 for four times the samples
     expected = {
         "as-it-is": 105 / 455, "bf16-gradients": 105 / 255, "powersgd": 105 / 75, "accumulation": 420 / 605,

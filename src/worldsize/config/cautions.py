@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worldsize.config.schema import Config, ParallelConfig
+from worldsize.parallel.compression import KEEPS_WHAT_IT_LEFT_OUT
 from worldsize.parallel.registry import cuts_model
 
 
@@ -74,12 +75,13 @@ def deepspeed_config_has_effect(config: Config) -> str | None:
     return f"parallel.deepspeed_config is not read under parallel.strategy={config.parallel.strategy}."
 
 
-def powersgd_goes_on_otherwise(config: Config) -> str | None:
-    if config.checkpoint.every_steps is None or config.parallel.gradient_compression != "powersgd":
+def compression_goes_on_otherwise(config: Config) -> str | None:
+    compression = config.parallel.gradient_compression
+    if config.checkpoint.every_steps is None or compression not in KEEPS_WHAT_IT_LEFT_OUT:
         return None
     return (
-        "what parallel.gradient_compression=powersgd leaves out of an exchange is not in a checkpoint: a run that is "
-        "resumed goes on with slightly other losses than one that is not interrupted."
+        f"what parallel.gradient_compression={compression} leaves out of an exchange is not in a checkpoint: a run "
+        "that is resumed goes on with slightly other losses than one that is not interrupted."
     )
 
 
@@ -122,7 +124,7 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     packing_has_effect,
     local_steps_have_effect,
     deepspeed_config_has_effect,
-    powersgd_goes_on_otherwise,
+    compression_goes_on_otherwise,
     token_dropout_has_effect,
     pipeline_keys_have_effect,
     own_decoder_runs,

@@ -26,10 +26,12 @@ from worldsize.records import CollectiveCount
 STEP = "worldsize.step"
 COPY_INTO_BUCKET = "torch::distributed::reducer::copy_"
 DTYPE_BYTES = {
+    "unsigned char": 1,
     "float": 4,
     "double": 8,
     "c10::Half": 2,
     "c10::BFloat16": 2,
+    "Byte": 1,
     "Float": 4,
     "Double": 8,
     "Half": 2,

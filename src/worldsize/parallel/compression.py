@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from worldsize.config.schema import ParallelConfig
+from worldsize.parallel.int4_gradients import int4_exchange, message_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -24,17 +25,22 @@ POWERSGD_STARTS_AT = 2
 POWERSGD_MIN_RATE = 2
 """A matrix is compressed when its factors have less than 1 / this many of its elements (torch's default)."""
 
+KEEPS_WHAT_IT_LEFT_OUT = ("int4", "powersgd")
+"""Ways that add what one exchange left out to the next step's gradient. It is not in checkpoints."""
+
 Exchange = Callable[["GradBucket"], "torch.futures.Future[Tensor]"]
 
 
 def payload_bytes(parallel: ParallelConfig, model: ModelDescription, element_bytes: int) -> int:
-    """Return the bytes that one rank hands to all-reduces in a step (of PowerSGD: after its first steps).
+    """Return the bytes that one rank hands to the exchange in a step (of PowerSGD: after its first steps).
 
     `element_bytes` is the size of an uncompressed gradient's element.
     """
     match parallel.gradient_compression:
         case "bf16" | "fp16":
             return model.parameter_bytes(2)
+        case "int4":
+            return message_bytes(model)
         case "powersgd":
             shapes = model.parameter_shapes.values()
             return sum(powersgd_numel(shape, parallel.powersgd_rank) for shape in shapes) * element_bytes
@@ -59,6 +65,8 @@ def exchange_of(parallel: ParallelConfig, num_replicas: int, device: torch.devic
             return all_reduce_sum
         case "powersgd":
             return _powersgd(parallel.powersgd_rank, num_replicas, device)
+        case "int4":
+            return int4_exchange(num_replicas)
         case dtype:
             return _rounded(dtype, num_replicas)
 

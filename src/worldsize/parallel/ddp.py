@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import kept_bytes
-from worldsize.parallel.compression import exchange_of, payload_bytes
+from worldsize.parallel.compression import KEEPS_WHAT_IT_LEFT_OUT, exchange_of, payload_bytes
 from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
@@ -33,17 +33,19 @@ class DistributedDataParallel(HoldsReplica):
     @staticmethod
     def legal(config: Config, layout: Layout) -> list[str]:
         reasons = dp_alone("ddp", layout)
-        if config.parallel.gradient_compression == "powersgd" and config.train.precision == "fp16":
+        compression = config.parallel.gradient_compression
+        if compression in KEEPS_WHAT_IT_LEFT_OUT and config.train.precision == "fp16":
             reasons.append(
-                "PowerSGD keeps what it left out for the next step, where fp16's overflowing gradients would stay for "
-                "ever; use train.precision=bf16, or parallel.gradient_compression=fp16"
+                f"{compression} keeps what it left out for the next step, where fp16's overflowing gradients would "
+                "stay for ever; use train.precision=bf16, or parallel.gradient_compression=fp16"
             )
         return reasons
 
     @staticmethod
     def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
         total_bytes = payload_bytes(config.parallel, model, kept_bytes(config.train.precision))
-        return [CollectiveCount(kind="all_reduce", group="dp", group_size=layout.dp, payload_bytes=total_bytes)]
+        kind = "all_gather" if config.parallel.gradient_compression == "int4" else "all_reduce"
+        return [CollectiveCount(kind=kind, group="dp", group_size=layout.dp, payload_bytes=total_bytes)]
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
         from torch.nn.parallel import DistributedDataParallel as TorchDDP

@@ -48,22 +48,24 @@ def _compressed(config: Config, world_size: int) -> list[Remedy]:
     parallel = config.parallel
     if parallel.gradient_compression != "none":
         return []
-    whole = _payload_bytes(config, world_size)
+    whole = _wire_bytes(config, world_size)
     found = []
     for kind, name, what in (
         ("bf16", "bf16-gradients", "gradients rounded to bf16 for the exchange"),
+        ("int4", "int4-gradients", "gradients rounded to 4 bits for the exchange, the rest kept for the next step"),
         ("powersgd", "powersgd", f"PowerSGD of rank {parallel.powersgd_rank}: gradients as low-rank factors"),
     ):
         smaller = config.model_copy(update={"parallel": parallel.model_copy(update={"gradient_compression": kind})})
         overrides = ("parallel.strategy=ddp", f"parallel.gradient_compression={kind}")
-        found.append(Remedy(name, what, overrides, _payload_bytes(smaller, world_size) / whole))
+        found.append(Remedy(name, what, overrides, _wire_bytes(smaller, world_size) / whole))
     return found
 
 
-def _payload_bytes(config: Config, world_size: int) -> int:
-    """Return the bytes that one rank hands to ddp's exchange in a step."""
+def _wire_bytes(config: Config, world_size: int) -> float:
+    """Return the bytes that one rank receives in a step of ddp: of a ring's all-reduce, or of all ranks' messages."""
     counts = strategies()["ddp"].communication(config, Layout(dp=world_size), describe(config.model))
-    return sum(count.payload_bytes for count in counts)
+    parts = {"all_reduce": 2 * (world_size - 1) / world_size, "all_gather": world_size - 1}
+    return sum(parts[count.kind] * count.payload_bytes for count in counts)
 
 
 def _larger_batches(config: Config, world_size: int) -> list[Remedy]:
