@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,9 +41,14 @@ ONE_AT_A_TIME_2_2 = [
 ]
 
 
+def lasting(orders: Orders, duration_s: Mapping[tuple[str, int], float]) -> dict[Action, float]:
+    """Return the time of every action, given by kind and stage."""
+    return {action: duration_s[action.kind, action.stage] for order in orders.values() for action in order}
+
+
 def drawn(orders: Orders) -> list[str]:
     """Return the replay with every action one tick long: a row a rank, a column a tick."""
-    replay = simulate(orders, len(orders), UNIT)  # type: ignore[arg-type]
+    replay = simulate(orders, len(orders), lasting(orders, UNIT))
     num_ticks = round(replay.span_s)
     rows = []
     for rank in sorted(orders):
@@ -69,7 +76,7 @@ sizes = st.integers(1, 12), st.integers(1, 6)
 @settings(deadline=None)
 @given(*sizes)
 def test_gpipe_goes_forward_in_m_plus_n_minus_1_ticks(m: int, n: int) -> None:
-    replay = simulate(gpipe(m, n), n, UNIT)  # type: ignore[arg-type]
+    replay = simulate(gpipe(m, n), n, lasting(gpipe(m, n), UNIT))
     assert max(end_s for action, end_s in replay.end_s.items() if action.kind == "F") == m + n - 1
     assert replay.span_s == 2 * (m + n - 1)
 
@@ -81,7 +88,7 @@ def test_every_stage_sees_every_micro_batch_once_and_idles_as_the_formula_says(m
     for rank in range(n):
         assert sorted(orders[rank]) == sorted(Action(kind, rank, i) for kind in ("F", "B") for i in range(m))  # type: ignore[arg-type]
     backward_twice = {(kind, rank): 1.0 if kind == "F" else 2.0 for kind in ("F", "B") for rank in range(n)}
-    replay = simulate(orders, n, backward_twice)  # type: ignore[arg-type]
+    replay = simulate(orders, n, lasting(orders, backward_twice))
     assert [idle_s / replay.span_s for idle_s in replay.idle_s] == pytest.approx([ideal_share(name, m, n)] * n)
 
 
@@ -97,14 +104,22 @@ def test_1f1b_keeps_no_more_in_flight_than_stages_to_come(m: int, n: int) -> Non
 
 def test_the_slowest_stage_sets_the_pace() -> None:
     durations = {("F", 0): 1.0, ("B", 0): 2.0, ("F", 1): 2.0, ("B", 1): 4.0}
-    replay = simulate(gpipe(3, 2), 2, durations)  # type: ignore[arg-type]
+    replay = simulate(gpipe(3, 2), 2, lasting(gpipe(3, 2), durations))
     assert replay.span_s == 1 + 3 * 2 + 3 * 4 + 2  # in, all of stage 1, out
     assert replay.idle_s == (21 - 9, 21 - 18)
 
 
+def test_a_first_micro_batch_that_takes_longer_is_waited_for() -> None:
+    orders = gpipe(3, 2)
+    durations = lasting(orders, UNIT) | {Action("F", 0, 0): 3.0, Action("B", 1, 0): 2.0}
+    replay = simulate(orders, 2, durations)
+    assert replay.span_s == 3 + 3 + (2 + 1 + 1) + 1  # in, all of stage 1, out
+    assert replay.idle_s == (11 - 8, 11 - 7)
+
+
 def test_a_schedule_that_waits_for_itself_is_an_error() -> None:
     with pytest.raises(ValueError, match="waits for itself"):
-        simulate({0: [Action("B", 0, 0), Action("F", 0, 0)]}, 1, UNIT)  # type: ignore[arg-type]
+        simulate({0: [Action("B", 0, 0), Action("F", 0, 0)]}, 1, {})
 
 
 def test_weights_need_their_own_input_gradient_alone() -> None:

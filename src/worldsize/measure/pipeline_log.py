@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from worldsize.parallel.schedule import Action, Kind, Simulated, ideal_share, input_of, simulate
+from worldsize.parallel.schedule import Action, Simulated, ideal_share, input_of, simulate
 from worldsize.parallel.stages import Stages
 
 if TYPE_CHECKING:
@@ -168,13 +168,13 @@ class PipelineLog:
             [_shifted(step, offset_s if len(hosts) > 1 else 0.0) for step in steps] for _, offset_s, steps in gathered
         ]
 
-    def durations_s(self) -> dict[tuple[Kind, int], float]:
-        """Return the median time of each kind of action of each stage, over the kept steps."""
-        samples: dict[tuple[Kind, int], list[float]] = {}
+    def durations_s(self) -> dict[Action, float]:
+        """Return the median time of each action over the kept steps. The first of a step is longer: caches are cold."""
+        samples: dict[Action, list[float]] = {}
         for ranks in self.steps:
             for step in ranks.values():
                 for done in step.actions:
-                    samples.setdefault((done.action.kind, done.action.stage), []).append(done.end_s - done.start_s)
+                    samples.setdefault(done.action, []).append(done.end_s - done.start_s)
         return {key: median(values) for key, values in samples.items()}
 
     def replayed(self) -> Simulated | None:

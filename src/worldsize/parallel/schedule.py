@@ -90,8 +90,8 @@ class Simulated:
     """By pipeline rank: the span without the rank's own actions."""
 
 
-def simulate(orders: Orders, num_stages: int, duration_s: Mapping[tuple[Kind, int], float]) -> Simulated:
-    """Replay a schedule in which actions take the time given by (kind, stage), and messages take none.
+def simulate(orders: Orders, num_stages: int, duration_s: Mapping[Action, float]) -> Simulated:
+    """Replay a schedule in which actions take the times given, and messages take none.
 
     Each rank does its actions in order, each as soon as the one before is done and all that it needs is there. Raises
     ValueError when the orders wait for each other in a circle.
@@ -110,13 +110,13 @@ def simulate(orders: Orders, num_stages: int, duration_s: Mapping[tuple[Kind, in
                 if any(each not in end_s for each in needed):
                     break
                 start_s[action] = max([free_s[rank], *(end_s[each] for each in needed)])
-                free_s[rank] = end_s[action] = start_s[action] + duration_s[action.kind, action.stage]
+                free_s[rank] = end_s[action] = start_s[action] + duration_s[action]
                 position[rank] += 1
                 moved = True
         if not moved:
             raise ValueError("the schedule waits for itself: no rank's next action has what it needs")
     span_s = max(end_s.values())
-    busy_s = {rank: sum(duration_s[a.kind, a.stage] for a in order) for rank, order in orders.items()}
+    busy_s = {rank: sum(duration_s[action] for action in order) for rank, order in orders.items()}
     return Simulated(start_s, end_s, span_s, tuple(span_s - busy_s[rank] for rank in sorted(orders)))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from worldsize.config.rules import check
 from worldsize.errors import UserError
+from worldsize.parallel.local_sgd import period_of
 from worldsize.run_folder import is_finished
 from worldsize.scaling.break_even import is_slower
 from worldsize.scaling.pair import Pair
@@ -154,7 +155,7 @@ def seconds_per_token(run: Run) -> float:
 
     Not from the median step: where ranks exchange only every few steps, most steps hold no exchange at all.
     """
-    every = run.settings["parallel.local_steps"] if run.record.strategy == "local_sgd" else 1
+    every = period_of(run.config)
     walls_s = [[row.wall_s for row in rows if not row.warmup] for rows in run.steps.values()]
     kept = max(len(walls_s[0]) // every * every, 1)
     slowest_s = max(float(np.mean(walls[-kept:])) for walls in walls_s)
