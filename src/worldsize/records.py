@@ -199,7 +199,7 @@ class Bubble(Record):
     num_micro_batches: int
     stage_layers: list[int] = Field(description="blocks in each stage")
     ideal_share: float = Field(description="by the schedule's formula: equal stages, messages that take no time")
-    simulated_s: float = Field(description="the schedule replayed with the measured time of each stage's actions")
+    simulated_s: float = Field(description="the schedule replayed with the measured times of actions and messages")
     simulated_share: float
     observed_s: Measured = Field(description="bubble_s of the timed steps")
     observed_share: float

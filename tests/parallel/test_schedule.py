@@ -117,6 +117,18 @@ def test_a_first_micro_batch_that_takes_longer_is_waited_for() -> None:
     assert replay.idle_s == (11 - 8, 11 - 7)
 
 
+def test_a_message_keeps_its_rank_and_makes_the_next_one_idle() -> None:
+    orders = gpipe(2, 2)
+    messages = lasting(orders, dict.fromkeys(UNIT, 0.0)) | {Action("F", 1, 0): 0.5, Action("B", 0, 0): 0.25}
+    replay = simulate(orders, 2, lasting(orders, UNIT), messages)
+    # Stage 1 goes from 1.5 to 5.5; stage 0 has its first gradient at 4.5, begins at 4.75, and goes on until 6.75.
+    assert replay.start_s[Action("F", 1, 0)] == 1.5
+    assert replay.start_s[Action("B", 0, 0)] == 4.75
+    assert replay.span_s == 6.75
+    assert replay.idle_s == (4.5 - 2, 1 + 6.75 - 5.5)
+    assert replay.busy_s == (4, 4)
+
+
 def test_a_schedule_that_waits_for_itself_is_an_error() -> None:
     with pytest.raises(ValueError, match="waits for itself"):
         simulate({0: [Action("B", 0, 0), Action("F", 0, 0)]}, 1, {})

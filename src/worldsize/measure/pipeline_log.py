@@ -13,9 +13,9 @@ from __future__ import annotations
 import platform
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean, median
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from worldsize.parallel.schedule import Action, Simulated, ideal_share, input_of, simulate
@@ -168,21 +168,28 @@ class PipelineLog:
             [_shifted(step, offset_s if len(hosts) > 1 else 0.0) for step in steps] for _, offset_s, steps in gathered
         ]
 
-    def durations_s(self) -> dict[Action, float]:
-        """Return the median time of each action over the kept steps. The first of a step is longer: caches are cold."""
-        samples: dict[Action, list[float]] = {}
-        for ranks in self.steps:
-            for step in ranks.values():
-                for done in step.actions:
-                    samples.setdefault(done.action, []).append(done.end_s - done.start_s)
-        return {key: median(values) for key, values in samples.items()}
+    def times_s(self) -> tuple[dict[Action, float], dict[Action, float]]:
+        """Return how long each action took, and the messages before it, which kept it from beginning: means over steps.
+
+        Not medians: of many messages each is late but seldom, and still most steps have a late one. Means add up. The
+        slowest tenth of the kept steps, in which the machine did something else too, is left out.
+        """
+        lasted: dict[Action, list[float]] = {}
+        waited: dict[Action, list[float]] = {}
+        by_length = sorted(self.steps, key=lambda ranks: max(s.computed_s for s in ranks.values()) - ranks[0].began_s)
+        for ranks in by_length[: len(by_length) - len(by_length) // 10]:
+            for rank in ranks:
+                for done, _, there_s in begun(ranks, rank, self.stages):
+                    lasted.setdefault(done.action, []).append(done.end_s - done.start_s)
+                    waited.setdefault(done.action, []).append(max(0.0, done.start_s - there_s))
+        return {action: mean(each) for action, each in lasted.items()}, {a: mean(each) for a, each in waited.items()}
 
     def replayed(self) -> Simulated | None:
-        """Return the schedule as carried out, replayed with the median times; None where no step was kept."""
+        """Return the schedule as carried out, replayed with mean times; None where no step was kept."""
         if not self.steps:
             return None
         orders = {rank: [done.action for done in step.actions] for rank, step in self.steps[-1].items()}
-        return simulate(orders, self.stages.num_stages, self.durations_s())
+        return simulate(orders, self.stages.num_stages, *self.times_s())
 
 
 def part(phases_s: dict[str, float], ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> None:
@@ -198,16 +205,21 @@ def part(phases_s: dict[str, float], ranks: Mapping[int, RankStep], pp_rank: int
     phases_s["exposed_communication_s"] += scheduled_s - active_s + talks_s - within_s - after_s
 
 
+def begun(ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> Iterator[tuple[Done, float, float]]:
+    """Yield a rank's actions, each with when the rank was free for it and when it was free and all had been computed."""
+    ended_s = {done.action: done.end_s for step in ranks.values() for done in step.actions}
+    free_s = ranks[pp_rank].began_s
+    for done in ranks[pp_rank].actions:
+        arrivals = [ended_s[each] for each in input_of(done.action, stages) if each in ended_s]
+        yield done, free_s, max([free_s, *arrivals])
+        free_s = done.end_s
+
+
 def bubble_within_s(ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> float:
     """Return how long a rank waited, within the schedule, for what another had not yet computed."""
-    ended_s = {done.action: done.end_s for step in ranks.values() for done in step.actions}
     mine = ranks[pp_rank]
-    free_s, idle_s = mine.began_s, 0.0
-    for done in mine.actions:
-        arrivals = [ended_s[each] for each in input_of(done.action, stages) if each in ended_s]
-        idle_s += max(0.0, min(done.start_s, max(arrivals, default=free_s)) - free_s)
-        free_s = done.end_s
-    return idle_s + _waited_s((free_s, mine.ended_s), ranks)
+    waits = (min(done.start_s, there_s) - free_s for done, free_s, there_s in begun(ranks, pp_rank, stages))
+    return sum(max(0.0, wait_s) for wait_s in waits) + _waited_s((mine.computed_s, mine.ended_s), ranks)
 
 
 def bubble_after_s(ranks: Mapping[int, RankStep], pp_rank: int) -> float:
@@ -254,4 +266,5 @@ def replayed(log: PipelineLog, schedule: str, num_micro_batches: int) -> Replaye
     a_rank = stages.num_stages // stages.num_ranks
     idle_s = mean(simulated.idle_s)
     ideal = ideal_share(schedule, num_micro_batches, stages.num_ranks, a_rank)
-    return Replayed(schedule, num_micro_batches, stages.num_blocks, ideal, idle_s, idle_s / simulated.span_s)
+    share = idle_s / (idle_s + mean(simulated.busy_s))
+    return Replayed(schedule, num_micro_batches, stages.num_blocks, ideal, idle_s, share)

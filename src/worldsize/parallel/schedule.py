@@ -85,22 +85,27 @@ class Simulated:
     start_s: Mapping[Action, float]
     end_s: Mapping[Action, float]
     span_s: float
-    """From the first action's start to the last one's end."""
+    """Until the last action's end."""
     idle_s: tuple[float, ...]
-    """By pipeline rank: the span without the rank's own actions."""
+    """By pipeline rank: how long it waits for what another has yet to compute, to the end of the span."""
+    busy_s: tuple[float, ...]
+    """By pipeline rank: its own actions."""
 
 
-def simulate(orders: Orders, num_stages: int, duration_s: Mapping[Action, float]) -> Simulated:
-    """Replay a schedule in which actions take the times given, and messages take none.
+def simulate(
+    orders: Orders, num_stages: int, duration_s: Mapping[Action, float], message_s: Mapping[Action, float] | None = None
+) -> Simulated:
+    """Replay a schedule in which actions, and the messages that they wait for, take the times given.
 
-    Each rank does its actions in order, each as soon as the one before is done and all that it needs is there. Raises
-    ValueError when the orders wait for each other in a circle.
+    Each rank does its actions in order. One starts when the one before is done, all that it needs has been computed,
+    and its messages (none where not given) have taken their time. Raises ValueError when the orders wait for each other
+    in a circle.
     """
     start_s: dict[Action, float] = {}
     end_s: dict[Action, float] = {}
     planned = {action for order in orders.values() for action in order}
     position = dict.fromkeys(orders, 0)
-    free_s = dict.fromkeys(orders, 0.0)
+    free_s, idle_s = dict.fromkeys(orders, 0.0), dict.fromkeys(orders, 0.0)
     while any(position[rank] < len(order) for rank, order in orders.items()):
         moved = False
         for rank, order in orders.items():
@@ -109,15 +114,22 @@ def simulate(orders: Orders, num_stages: int, duration_s: Mapping[Action, float]
                 needed = [each for each in needs(action, num_stages) if each in planned]
                 if any(each not in end_s for each in needed):
                     break
-                start_s[action] = max([free_s[rank], *(end_s[each] for each in needed)])
+                there_s = max([free_s[rank], *(end_s[each] for each in needed)])
+                idle_s[rank] += there_s - free_s[rank]
+                start_s[action] = there_s + (message_s[action] if message_s else 0.0)
                 free_s[rank] = end_s[action] = start_s[action] + duration_s[action]
                 position[rank] += 1
                 moved = True
         if not moved:
             raise ValueError("the schedule waits for itself: no rank's next action has what it needs")
-    span_s = max(end_s.values())
-    busy_s = {rank: sum(duration_s[action] for action in order) for rank, order in orders.items()}
-    return Simulated(start_s, end_s, span_s, tuple(span_s - busy_s[rank] for rank in sorted(orders)))
+    span_s, ranks = max(end_s.values()), sorted(orders)
+    return Simulated(
+        start_s,
+        end_s,
+        span_s,
+        idle_s=tuple(idle_s[rank] + span_s - free_s[rank] for rank in ranks),
+        busy_s=tuple(sum(duration_s[action] for action in orders[rank]) for rank in ranks),
+    )
 
 
 def ideal_share(schedule: str, num_micro_batches: int, num_ranks: int, num_stages_per_rank: int = 1) -> float:
