@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import Ranks
+from tests.warm.client import SOCKET
+from tests.warm.start import Warm, started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +47,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def warm(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm | None]:
+    """What forks processes that have torch imported already; None where it cannot be had."""
+    with started(tmp_path_factory.mktemp("warm")) as warm:
+        yield warm
+
+
+@pytest.fixture(scope="module")
+def warm_ranks(warm: Warm | None) -> Iterator[None]:
+    """Let `launch` start its ranks as forks: for tests that ask what ranks do, not how their processes start."""
+    with pytest.MonkeyPatch.context() as patched:
+        if warm:
+            patched.setattr("worldsize.launch.local.WORKER", warm.command("worldsize.train.worker"))
+            patched.setenv(SOCKET, warm.socket)
+        yield
 
 
 @pytest.fixture(scope="session")
