@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import Ranks
-from tests.warm.client import SOCKET
-from tests.warm.start import Warm, started
+from tests.warm.start import Warm, ranks_forked, started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,10 +58,14 @@ def warm(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def warm_ranks(warm: Warm | None) -> Iterator[None]:
     """Let `launch` start its ranks as forks: for tests that ask what ranks do, not how their processes start."""
-    with pytest.MonkeyPatch.context() as patched:
-        if warm:
-            patched.setattr("worldsize.launch.local.WORKER", warm.command("worldsize.train.worker"))
-            patched.setenv(SOCKET, warm.socket)
+    with ranks_forked(warm):
+        yield
+
+
+@pytest.fixture
+def warm_ranks_here(warm: Warm | None) -> Iterator[None]:
+    """The same for one test of a module whose other ranks are new processes."""
+    with ranks_forked(warm):
         yield
 
 

@@ -2,9 +2,9 @@
 
 The commands of all pages run in one directory, page after page in reading order, as somebody would type them who reads
 it all. Two things are changed: `train` and `study` get the overrides SMALLER (a key that the command itself names is
-left alone), and `study` and `bench` get `--repeats 1`. Beside the pages' own files the directory holds what they speak of as the
-reader's: `book.txt`, `corpus/`, `reviews.csv`, `pairs.src` and `.tgt`, and `examples/`. Commands under NOT_RUN need
-what a test has not; what is ours of them is checked without running.
+left alone), and `study` and `bench` get `--repeats 1`. Beside the pages' own files the directory holds what they
+speak of as the reader's: `book.txt`, `corpus/`, `reviews.csv`, `pairs.src` and `.tgt`, and `examples/`. Commands under
+NOT_RUN need what a test has not; what is ours of them is checked without running.
 
 The first of each of our commands begins in a new interpreter, and so do its ranks, as a reader's do. Later ones are
 forks of a process that has torch imported (tests/warm), since the import takes longer than such a small command. On

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.warm.start import Warm, ranks_forked
 from worldsize.config.load import load
 from worldsize.errors import RunError, UserError
 from worldsize.launch import local
@@ -72,6 +73,7 @@ def test_two_ranks_do_the_same_work_as_one(tmp_path: Path) -> None:
         assert result.tokens_per_s == pytest.approx(8 * 32 / result.step_time_s.median)
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_what_lies_on_disk(tmp_path: Path) -> None:
     small_run(tmp_path / "run")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
@@ -89,6 +91,7 @@ def test_what_lies_on_disk(tmp_path: Path) -> None:
     assert record["environment"]["pinned_cores"] == [[0], [1]] or os.cpu_count() != 2
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_a_finished_run_is_skipped_and_another_config_refused(tmp_path: Path) -> None:
     small_run(tmp_path, world_size=1)
     before = (tmp_path / "result.json").stat().st_mtime_ns
@@ -134,7 +137,9 @@ def test_a_fault_on_one_rank_ends_the_run_in_seconds_with_one_message(
 def test_a_rank_that_hangs_is_noticed_after_the_timeout(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The launcher then listens to the other ranks for a while: here there is none that could say anything."""
     with_fault(monkeypatch, "hang")
+    monkeypatch.setattr(local, "TIMED_OUT_ECHO_S", 1.0)
     with pytest.raises(RunError, match=r"another rank did not answer within device\.timeout_s=5 s"):
         small_run(tmp_path, "device.timeout_s=5", f"parallel.strategy={strategy}")
     assert no_rank_is_left()
@@ -151,10 +156,11 @@ def test_after_a_failure_the_same_command_starts_over(tmp_path: Path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_device(warm: Warm | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound run on one device, to compare faulty ones with."""
     out = tmp_path_factory.mktemp("sound") / "run"
-    small_run(out, *STEADY, world_size=1)
+    with ranks_forked(warm):
+        small_run(out, *STEADY, world_size=1)
     return out
 
 
@@ -167,6 +173,7 @@ def judged(one_device: Path, two_devices: Path) -> CellResult:
     return next(cell for cell in from_runs([one_device, two_devices]).cells if cell.world_size == 2)
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_a_sound_run_gets_its_speedup(one_device: Path, tmp_path: Path) -> None:
     small_run(tmp_path, *STEADY)
     cell = judged(one_device, tmp_path)
@@ -258,6 +265,7 @@ def test_a_full_disk_is_said_and_leaves_no_result(tiny_disk: Path) -> None:
         subprocess.run(["umount", tiny_disk], check=True)
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_progress_is_told_in_order(tmp_path: Path) -> None:
     said: list[Progress] = []
     launch(load(None, SMALL, None), world_size=1, out=tmp_path, command=["test"], on_progress=said.append)

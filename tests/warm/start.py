@@ -12,6 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from tests.warm.client import SOCKET
+from worldsize.launch import local
+
 HERE = Path(__file__).parent
 LONGEST_S = 240
 """How long its imports may take, on a machine that does other things too."""
@@ -54,3 +59,13 @@ def started(folder: Path) -> Iterator[Warm | None]:
             assert server.stdin is not None
             server.stdin.close()
             server.wait(timeout=60)
+
+
+@contextmanager
+def ranks_forked(warm: Warm | None) -> Iterator[None]:
+    """Let `launch` have its ranks from the server; with None they are new processes as ever."""
+    with pytest.MonkeyPatch.context() as patched:
+        if warm:
+            patched.setattr(local, "WORKER", warm.command("worldsize.train.worker"))
+            patched.setenv(SOCKET, warm.socket)
+        yield
