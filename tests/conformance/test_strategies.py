@@ -16,6 +16,7 @@ import torch
 from tests.conformance.steps import config_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
+from worldsize.config.schema import Config
 from worldsize.data.sampler import combine
 from worldsize.parallel.layout import layout_for
 
@@ -182,10 +183,15 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@functools.cache
 def alone(name: str) -> dict[str, Any]:
     """Train the row on one device."""
-    return train(0, 1, CASES[name].config("single"))
+    return trained_alone(CASES[name].config("single").model_dump_json())
+
+
+@functools.cache
+def trained_alone(config: str) -> dict[str, Any]:
+    """Train once for all rows that differ only in how they spread."""
+    return train(0, 1, Config.model_validate_json(config))
 
 
 Trained = tuple[Case, dict[str, Any], list[dict[str, Any]]]

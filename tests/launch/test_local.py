@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.warm.client import SOCKET
 from tests.warm.start import Warm, ranks_forked
 from worldsize.config.load import load
 from worldsize.errors import RunError, UserError
@@ -40,7 +41,12 @@ def small_run(out: Path, *overrides: str, world_size: int = 2) -> RunResult:
     return RunResult.model_validate_json((out / "result.json").read_text())
 
 
-def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str, warm: Warm | None = None) -> None:
+    """Give ranks the fault; as forks of `warm` only where the fault lets them live."""
+    if warm:
+        monkeypatch.setattr(local, "WORKER", [*warm.command("tests.faulty_worker"), fault])
+        monkeypatch.setenv(SOCKET, warm.socket)
+        return
     monkeypatch.setattr(local, "WORKER", [sys.executable, str(FAULTY_WORKER), fault])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTY_WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]))
 
@@ -181,8 +187,10 @@ def test_a_sound_run_gets_its_speedup(one_device: Path, tmp_path: Path) -> None:
     assert cell.speedup is not None
 
 
-def test_every_rank_on_all_data_is_named(one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_fault(monkeypatch, "repeat_data")
+def test_every_rank_on_all_data_is_named(
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm | None
+) -> None:
+    with_fault(monkeypatch, "repeat_data", warm)
     result = small_run(tmp_path, *STEADY)
     assert result.num_samples == 2 * 40 * 8
     cell = judged(one_device, tmp_path)
@@ -191,9 +199,9 @@ def test_every_rank_on_all_data_is_named(one_device: Path, tmp_path: Path, monke
 
 
 def test_ranks_with_their_own_seeds_are_named(
-    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm | None
 ) -> None:
-    with_fault(monkeypatch, "own_seeds")
+    with_fault(monkeypatch, "own_seeds", warm)
     result = small_run(tmp_path, *STEADY)
     assert len(set(result.checksums[0].by_rank)) == 2
     cell = judged(one_device, tmp_path)
@@ -201,9 +209,11 @@ def test_ranks_with_their_own_seeds_are_named(
     assert cell.speedup is None
 
 
-def test_a_slowed_rank_is_named(one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slowed_rank_is_named(
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm | None
+) -> None:
     """Five tries: another program on rank 0's core makes both ranks slow, which is what the tool then says."""
-    with_fault(monkeypatch, "slow_rank")
+    with_fault(monkeypatch, "slow_rank", warm)
     for attempt in range(5):
         result = small_run(tmp_path / str(attempt), *STEADY)
         problems = judged(one_device, tmp_path / str(attempt)).problems
