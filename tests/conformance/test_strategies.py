@@ -16,7 +16,6 @@ import torch
 from tests.conformance.steps import config_of, train
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
-from worldsize.config.schema import Config
 from worldsize.data.sampler import combine
 from worldsize.parallel.layout import layout_for
 
