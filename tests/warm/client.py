@@ -5,6 +5,7 @@ This one hands its open files, environment and folder over, passes signals on, a
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -13,10 +14,12 @@ import sys
 
 SOCKET = "TESTS_WARM_SOCKET"
 """Environment variable with the server's address."""
+PR_SET_PDEATHSIG = 1
 MESSAGES_FD = "WORLDSIZE_MESSAGES_FD"
 
 
 def main() -> int:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a rank must not outlive its launcher, nor must this
     numbers = [0, 1, 2, *([int(os.environ[MESSAGES_FD])] if MESSAGES_FD in os.environ else [])]
     request = {
         "words": sys.argv[1:], "fds": numbers, "folder": os.getcwd(), "environment": dict(os.environ),
