@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ranks import Ranks
+from tests.warm.start import Warm, ranks_forked, started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,6 +46,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def warm(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm | None]:
+    """What forks processes that have torch imported already; None where it cannot be had."""
+    with started(tmp_path_factory.mktemp("warm")) as warm:
+        yield warm
+
+
+@pytest.fixture(scope="module")
+def warm_ranks(warm: Warm | None) -> Iterator[None]:
+    """Let `launch` start its ranks as forks: for tests that ask what ranks do, not how their processes start."""
+    with ranks_forked(warm):
+        yield
+
+
+@pytest.fixture
+def warm_ranks_here(warm: Warm | None) -> Iterator[None]:
+    """The same for one test of a module whose other ranks are new processes."""
+    with ranks_forked(warm):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -123,13 +123,18 @@ def nan() -> None:
 
 FAULTS = {f.__name__: f for f in (repeat_data, own_seeds, slow_rank, raise_error, kill, kill_once, hang, nan)}
 
-if __name__ == "__main__":
+
+def main() -> int:
     from worldsize.launch.pinning import pin
     from worldsize.train import worker
 
     pin(int(os.environ["LOCAL_RANK"]), 1)  # before torch is imported by the fault
     FAULTS[sys.argv[1]]()
     worker.pin = lambda local_rank, threads: [int(RANK)]  # type: ignore[assignment]
-    code = worker.main()
+    return worker.main()
+
+
+if __name__ == "__main__":
+    code = main()
     sys.stderr.flush()
     os._exit(code)

@@ -17,7 +17,7 @@ from worldsize.inference.translate import longest_of, translate
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread", "warm_ranks")]
 
 
 @pytest.fixture(scope="module")

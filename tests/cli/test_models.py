@@ -20,7 +20,7 @@ from worldsize.inference.open_model import open_model
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_ranks")
 SMALL = [
     "model.num_layers=1", "model.d_model=32", "model.num_heads=2", "model.context_length=32", "train.steps=6",
     "train.global_batch=4", "train.eval_samples=400", "measure.warmup_steps=1", "measure.window_steps=2",

@@ -17,7 +17,7 @@ from worldsize.inference.quantization_records import REPORT, QuantizationReport
 
 pytest.importorskip("tokenizers")
 pytest.importorskip("safetensors")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_ranks")
 SHAPE = [
     "model.d_model=64", "model.num_layers=2", "train.steps=60", "train.global_batch=8", "checkpoint.every_steps=60",
 ]  # fmt: skip

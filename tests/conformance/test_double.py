@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conformance.steps import config_of, train
-from tests.conformance.test_strategies import CASES, RANKS, Case
+from tests.conformance.test_strategies import CASES, RANKS, Case, trained_alone
 from tests.ranks import Ranks
 from worldsize.config.schema import Config
 
@@ -38,12 +38,6 @@ def in_double(case: Case, strategy: str | None = None) -> Config:
 
 def alone(name: str) -> dict[str, Any]:
     return trained_alone(in_double(CASES[name], "single").model_dump_json())
-
-
-@functools.cache
-def trained_alone(config: str) -> dict[str, Any]:
-    """Train once for all rows that differ only in how they spread."""
-    return train(0, 1, Config.model_validate_json(config))
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids=[f"{name} on {world_size}" for name, world_size in PAIRS])

@@ -1,4 +1,7 @@
-"""Whole runs of each strategy through the launcher: the same work, its bytes as predicted, and what is said of it."""
+"""Whole runs of each strategy through the launcher: the same work, its bytes as predicted, and what is said of it.
+
+Every rank is a new interpreter, so that each strategy imports all that it needs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm.start import Warm, ranks_forked
 from worldsize.config.load import load
 from worldsize.launch.local import launch
 from worldsize.records import RunResult
@@ -33,8 +37,9 @@ def result_of(tmp_path: Path, world_size: int, overrides: list[str]) -> RunResul
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    return result_of(tmp_path_factory.mktemp("single"), 1, [])
+def single(warm: Warm | None, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    with ranks_forked(warm):
+        return result_of(tmp_path_factory.mktemp("single"), 1, [])
 
 
 @pytest.mark.slow

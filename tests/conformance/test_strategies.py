@@ -184,10 +184,15 @@ PAIRS = [
 ]  # fmt: skip
 
 
-@functools.cache
 def alone(name: str) -> dict[str, Any]:
     """Train the row on one device."""
-    return train(0, 1, CASES[name].config("single"))
+    return trained_alone(CASES[name].config("single").model_dump_json())
+
+
+@functools.cache
+def trained_alone(config: str) -> dict[str, Any]:
+    """Train once for all rows that differ only in how they spread."""
+    return train(0, 1, Config.model_validate_json(config))
 
 
 Trained = tuple[Case, dict[str, Any], list[dict[str, Any]]]

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.warm.client import SOCKET
+from tests.warm.start import Warm, ranks_forked
 from worldsize.config.load import load
 from worldsize.errors import RunError, UserError
 from worldsize.launch import local
@@ -39,7 +41,12 @@ def small_run(out: Path, *overrides: str, world_size: int = 2) -> RunResult:
     return RunResult.model_validate_json((out / "result.json").read_text())
 
 
-def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def with_fault(monkeypatch: pytest.MonkeyPatch, fault: str, warm: Warm | None = None) -> None:
+    """Give ranks the fault; as forks of `warm` only where the fault lets them live."""
+    if warm:
+        monkeypatch.setattr(local, "WORKER", [*warm.command("tests.faulty_worker"), fault])
+        monkeypatch.setenv(SOCKET, warm.socket)
+        return
     monkeypatch.setattr(local, "WORKER", [sys.executable, str(FAULTY_WORKER), fault])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTY_WORKER.parents[1]), os.environ.get("PYTHONPATH", "")]))
 
@@ -72,6 +79,7 @@ def test_two_ranks_do_the_same_work_as_one(tmp_path: Path) -> None:
         assert result.tokens_per_s == pytest.approx(8 * 32 / result.step_time_s.median)
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_what_lies_on_disk(tmp_path: Path) -> None:
     small_run(tmp_path / "run")
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
@@ -89,6 +97,7 @@ def test_what_lies_on_disk(tmp_path: Path) -> None:
     assert record["environment"]["pinned_cores"] == [[0], [1]] or os.cpu_count() != 2
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_a_finished_run_is_skipped_and_another_config_refused(tmp_path: Path) -> None:
     small_run(tmp_path, world_size=1)
     before = (tmp_path / "result.json").stat().st_mtime_ns
@@ -134,7 +143,9 @@ def test_a_fault_on_one_rank_ends_the_run_in_seconds_with_one_message(
 def test_a_rank_that_hangs_is_noticed_after_the_timeout(
     strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The launcher then listens to the other ranks for a while: here there is none that could say anything."""
     with_fault(monkeypatch, "hang")
+    monkeypatch.setattr(local, "TIMED_OUT_ECHO_S", 1.0)
     with pytest.raises(RunError, match=r"another rank did not answer within device\.timeout_s=5 s"):
         small_run(tmp_path, "device.timeout_s=5", f"parallel.strategy={strategy}")
     assert no_rank_is_left()
@@ -151,10 +162,11 @@ def test_after_a_failure_the_same_command_starts_over(tmp_path: Path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_device(warm: Warm | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound run on one device, to compare faulty ones with."""
     out = tmp_path_factory.mktemp("sound") / "run"
-    small_run(out, *STEADY, world_size=1)
+    with ranks_forked(warm):
+        small_run(out, *STEADY, world_size=1)
     return out
 
 
@@ -167,6 +179,7 @@ def judged(one_device: Path, two_devices: Path) -> CellResult:
     return next(cell for cell in from_runs([one_device, two_devices]).cells if cell.world_size == 2)
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_a_sound_run_gets_its_speedup(one_device: Path, tmp_path: Path) -> None:
     small_run(tmp_path, *STEADY)
     cell = judged(one_device, tmp_path)
@@ -174,8 +187,10 @@ def test_a_sound_run_gets_its_speedup(one_device: Path, tmp_path: Path) -> None:
     assert cell.speedup is not None
 
 
-def test_every_rank_on_all_data_is_named(one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_fault(monkeypatch, "repeat_data")
+def test_every_rank_on_all_data_is_named(
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm | None
+) -> None:
+    with_fault(monkeypatch, "repeat_data", warm)
     result = small_run(tmp_path, *STEADY)
     assert result.num_samples == 2 * 40 * 8
     cell = judged(one_device, tmp_path)
@@ -184,9 +199,9 @@ def test_every_rank_on_all_data_is_named(one_device: Path, tmp_path: Path, monke
 
 
 def test_ranks_with_their_own_seeds_are_named(
-    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm | None
 ) -> None:
-    with_fault(monkeypatch, "own_seeds")
+    with_fault(monkeypatch, "own_seeds", warm)
     result = small_run(tmp_path, *STEADY)
     assert len(set(result.checksums[0].by_rank)) == 2
     cell = judged(one_device, tmp_path)
@@ -194,9 +209,11 @@ def test_ranks_with_their_own_seeds_are_named(
     assert cell.speedup is None
 
 
-def test_a_slowed_rank_is_named(one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slowed_rank_is_named(
+    one_device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm | None
+) -> None:
     """Five tries: another program on rank 0's core makes both ranks slow, which is what the tool then says."""
-    with_fault(monkeypatch, "slow_rank")
+    with_fault(monkeypatch, "slow_rank", warm)
     for attempt in range(5):
         result = small_run(tmp_path / str(attempt), *STEADY)
         problems = judged(one_device, tmp_path / str(attempt)).problems
@@ -258,6 +275,7 @@ def test_a_full_disk_is_said_and_leaves_no_result(tiny_disk: Path) -> None:
         subprocess.run(["umount", tiny_disk], check=True)
 
 
+@pytest.mark.usefixtures("warm_ranks_here")
 def test_progress_is_told_in_order(tmp_path: Path) -> None:
     said: list[Progress] = []
     launch(load(None, SMALL, None), world_size=1, out=tmp_path, command=["test"], on_progress=said.append)

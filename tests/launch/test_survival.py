@@ -16,7 +16,7 @@ from worldsize.launch.local import launch
 from worldsize.launch.progress import Progress
 from worldsize.records import RunResult
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_ranks")]
 
 SMALL = [
     "model.num_layers=1", "model.d_model=32", "model.num_heads=2", "model.context_length=32",

@@ -23,7 +23,7 @@ SMALL = [
     "measure.warmup_steps=1", "measure.probe_rounds=1", "measure.trace_steps=1", "measure.matmul=false",
     "device.kind=cpu", "device.pin=false",
 ]  # fmt: skip
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_ranks")]
 
 
 def run(folder: Path, world_size: int, overrides: list[str], config: Path | None = None) -> RunResult:
