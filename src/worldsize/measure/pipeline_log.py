@@ -206,7 +206,7 @@ def part(phases_s: dict[str, float], ranks: Mapping[int, RankStep], pp_rank: int
 
 
 def begun(ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> Iterator[tuple[Done, float, float]]:
-    """Yield a rank's actions, each with when the rank was free for it and when it was free and all had been computed."""
+    """Yield a rank's actions, each with when the rank was free for it, and when it was and all had been computed."""
     ended_s = {done.action: done.end_s for step in ranks.values() for done in step.actions}
     free_s = ranks[pp_rank].began_s
     for done in ranks[pp_rank].actions:
