@@ -23,6 +23,7 @@ from worldsize.parallel.layout import layout_for
 from worldsize.parallel.registry import strategies
 
 NOT_BIT_FOR_BIT = {
+    "ddp, int4 exchange": "what rounding leaves out of an exchange stays in its hook, per bucket, and begins anew",
     "ddp, PowerSGD": "what PowerSGD leaves out of an exchange stays in its hook, per bucket, and begins anew",
     "ddp, PowerSGD, small buckets": "the same",
 }
