@@ -19,6 +19,7 @@ from worldsize.bench.speed import (
     speed_row,
 )
 from worldsize.config.schema import ModelConfig
+from worldsize.inference import kernels
 from worldsize.inference.engine import Engine
 from worldsize.models.cost import num_parameters
 
@@ -84,7 +85,18 @@ def test_what_is_known_of_a_method() -> None:
     assert (found.load_s, found.first_s, found.compiled, found.matmul_type) == (0.5, 0.25, False, "fp32")
 
 
-@pytest.mark.parametrize(("method", "kind"), [("bf16", "bf16"), ("int8-kernel", "int8"), ("int4", "fp32")])
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("fp32", "fp32"),
+        ("bf16", "bf16"),
+        ("int8-kernel", "int8"),
+        ("int4", "fp32" if kernels.why_not() else "int8"),
+        ("torchao-int8-dynamic", "int8"),
+        ("torchao-int8-weights", "fp32"),
+        ("torch-dynamic", "int8"),
+    ],
+)
 def test_what_prefill_is_measured_against(method: str, kind: str) -> None:
     assert matmul_type(method) == kind
     assert matmul_rate(kind) > 0
