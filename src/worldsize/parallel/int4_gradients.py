@@ -36,16 +36,17 @@ def int4_exchange(num_replicas: int) -> Callable[[GradBucket], torch.futures.Fut
     """Return what sums a bucket over the ranks of the default group."""
     from worldsize.measure.fsdp_clock import all_gather_single
 
-    left_out: dict[int, Tensor] = {}
+    left_out: dict[int, tuple[list[int], Tensor]] = {}  # by bucket: whose it is, and what
 
     def exchange(bucket: GradBucket) -> torch.futures.Future[Tensor]:
         gradients = bucket.gradients()
         blocks = to_blocks(gradients)
-        before = left_out.get(bucket.index())
-        if before is not None and before.shape == blocks.shape:  # DDP settles its buckets after the first step
+        whose = [parameter.data_ptr() for parameter in bucket.parameters()]
+        of_whom, before = left_out.get(bucket.index(), (None, None))
+        if before is not None and of_whom == whose:  # DDP settles which parameters a bucket holds after the first step
             blocks += before
         message = quantize(blocks)
-        left_out[bucket.index()] = blocks.sub_(dequantize(message))
+        left_out[bucket.index()] = whose, blocks.sub_(dequantize(message))
         gathered = message.new_empty(num_replicas * len(message), BYTES_PER_BLOCK)
         work = all_gather_single(gathered, message, async_op=True)
         assert work is not None
