@@ -37,8 +37,10 @@ def main() -> int:
             signal.signal(sent, lambda number, _: os.kill(pid, number))
         status = int(answers.readline())
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL) if os.WTERMSIG(status) != signal.SIGKILL else None
-        os.kill(os.getpid(), os.WTERMSIG(status))
+        ended_by = os.WTERMSIG(status)
+        if ended_by != signal.SIGKILL:  # whose action cannot be set
+            signal.signal(ended_by, signal.SIG_DFL)
+        os.kill(os.getpid(), ended_by)
     return os.WEXITSTATUS(status)
 
 

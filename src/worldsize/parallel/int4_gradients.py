@@ -29,7 +29,12 @@ ROWS_AT_A_TIME = 4096
 
 def message_bytes(model: ModelDescription) -> int:
     """Return the bytes that one rank hands to the gather in a step; a tensor's last block is filled up with zeros."""
-    return sum(math.ceil(math.prod(shape) / BLOCK) for shape in model.parameter_shapes.values()) * BYTES_PER_BLOCK
+    return sum(num_blocks(math.prod(shape)) for shape in model.parameter_shapes.values()) * BYTES_PER_BLOCK
+
+
+def num_blocks(numel: int) -> int:
+    """Return the blocks of a tensor of so many elements: the last one may be begun only."""
+    return math.ceil(numel / BLOCK)
 
 
 def int4_exchange(num_replicas: int) -> Callable[[GradBucket], torch.futures.Future[Tensor]]:
@@ -77,7 +82,7 @@ def from_blocks(blocks: Tensor, tensors: list[Tensor]) -> None:
     """Write the rows that `to_blocks` made back into tensors of the same shapes."""
     import torch
 
-    parts = torch.split(blocks.flatten(), [math.ceil(tensor.numel() / BLOCK) * BLOCK for tensor in tensors])
+    parts = torch.split(blocks.flatten(), [num_blocks(tensor.numel()) * BLOCK for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part[: tensor.numel()].view_as(tensor))
 
