@@ -199,7 +199,9 @@ class Bubble(Record):
     num_micro_batches: int
     stage_layers: list[int] = Field(description="blocks in each stage")
     ideal_share: float = Field(description="by the schedule's formula: equal stages, messages that take no time")
-    simulated_s: float = Field(description="the schedule replayed with the measured times of actions and messages")
+    simulated_s: float = Field(
+        description="the schedule replayed with each timed step's own times of actions, messages at their mean: the median over steps"
+    )
     simulated_share: float
     observed_s: Measured = Field(description="bubble_s of the timed steps")
     observed_share: float

@@ -47,7 +47,7 @@ def execute(rank: int, world_size: int, config: Config) -> Executed:
         strategy.step(batches, 0.0, clock)
         clock.stop()
     clock.window()
-    return strategy.prepared.log.steps[-1], strategy.replayed()  # type: ignore[attr-defined]
+    return strategy.prepared.log.steps[-1], strategy.replayed(2)  # type: ignore[attr-defined]
 
 
 def config_for(schedule: str, num_micro_batches: int, num_stages: int) -> Config:

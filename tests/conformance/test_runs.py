@@ -82,3 +82,24 @@ def test_a_run_of_local_steps_is_timed_by_whole_periods(single: RunResult, tmp_p
     assert result.communication_bytes.observed == result.communication_bytes.predicted
     assert result.checksums[0].by_rank == single.checksums[0].by_rank * 2
     assert len(set(result.checksums[-1].by_rank)) == 1
+
+
+BUSY = [
+    "model.num_layers=4", "model.d_model=128", "model.num_heads=4", "model.context_length=128", "train.steps=30",
+    "train.global_batch=16", "train.micro_batch=2", "train.eval_samples=0", "data.max_bytes=60000",
+    "measure.probe_rounds=0", "measure.trace_steps=0", "measure.matmul=false", "device.kind=cpu",
+]  # fmt: skip
+"""Actions of a few milliseconds, beside which gloo's messages are short; each rank on a core of its own."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "model_parallel"])
+def test_the_observed_bubble_is_the_replayed_one(schedule: str, tmp_path: Path, warm_ranks_here: None) -> None:
+    strategy = schedule if schedule == "model_parallel" else "pipeline"
+    named = [] if schedule == "model_parallel" else [f"parallel.pipeline_schedule={schedule}"]
+    loaded = load(None, [*BUSY, f"parallel.strategy={strategy}", *named])
+    launch(loaded, world_size=2, out=tmp_path, command=["test"])
+    bubble = RunResult.model_validate_json((tmp_path / "result.json").read_text()).bubble
+    assert bubble is not None
+    assert bubble.simulated_s == pytest.approx(bubble.observed_s.median, rel=0.15)
+    assert bubble.simulated_share == pytest.approx(bubble.observed_share, rel=0.15)

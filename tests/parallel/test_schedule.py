@@ -129,6 +129,13 @@ def test_a_message_keeps_its_rank_and_makes_the_next_one_idle() -> None:
     assert replay.busy_s == (4, 4)
 
 
+def test_a_rank_that_works_on_after_its_last_action_idles_less_at_the_end() -> None:
+    orders = gpipe(2, 2)
+    replay = simulate(orders, 2, lasting(orders, UNIT), after_s={0: 5.0, 1: 0.25})
+    assert replay.span_s == 6
+    assert replay.idle_s == (2, 1 + (6 - 5) - 0.25)
+
+
 def test_a_schedule_that_waits_for_itself_is_an_error() -> None:
     with pytest.raises(ValueError, match="waits for itself"):
         simulate({0: [Action("B", 0, 0), Action("F", 0, 0)]}, 1, {})

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from worldsize.parallel.schedule import Action, Simulated, ideal_share, input_of, simulate
@@ -97,6 +97,11 @@ class RankStep:
         """When the last action was done."""
         return self.actions[-1].end_s
 
+    @property
+    def after_s(self) -> float:
+        """Own work between the schedule and the first exchange with other stages; 0 where there is no exchange."""
+        return self.waits_s[0][0] - self.ended_s if self.waits_s else 0.0
+
 
 class PipelineLog:
     """Notes of one rank; gathers those of its pipeline when a window closes."""
@@ -168,28 +173,29 @@ class PipelineLog:
             [_shifted(step, offset_s if len(hosts) > 1 else 0.0) for step in steps] for _, offset_s, steps in gathered
         ]
 
-    def times_s(self) -> tuple[dict[Action, float], dict[Action, float]]:
-        """Return how long each action took, and the messages before it, which kept it from beginning: means over steps.
+    def replays(self, num_steps: int) -> list[Simulated]:
+        """Return the latest steps replayed: the schedule as carried out, with each step's own times of its actions."""
+        steps = list(self.steps)[-num_steps:]
+        message_s = self._messages_s(steps)
+        return [self._replay(ranks, message_s) for ranks in steps]
 
-        Not medians: of many messages each is late but seldom, and still most steps have a late one. Means add up. The
-        slowest tenth of the kept steps, in which the machine did something else too, is left out.
+    def _replay(self, ranks: Mapping[int, RankStep], message_s: Mapping[Action, float]) -> Simulated:
+        orders = {rank: [done.action for done in step.actions] for rank, step in ranks.items()}
+        duration_s = {done.action: done.end_s - done.start_s for step in ranks.values() for done in step.actions}
+        after_s = {rank: step.after_s for rank, step in ranks.items()}
+        return simulate(orders, self.stages.num_stages, duration_s, message_s, after_s)
+
+    def _messages_s(self, steps: Iterable[Mapping[int, RankStep]]) -> dict[Action, float]:
+        """Return how long the messages before each action kept it from beginning: means over steps.
+
+        Not medians: of many messages each is late but seldom, and still most steps have a late one. Means add up.
         """
-        lasted: dict[Action, list[float]] = {}
         waited: dict[Action, list[float]] = {}
-        by_length = sorted(self.steps, key=lambda ranks: max(s.computed_s for s in ranks.values()) - ranks[0].began_s)
-        for ranks in by_length[: len(by_length) - len(by_length) // 10]:
+        for ranks in steps:
             for rank in ranks:
                 for done, _, there_s in begun(ranks, rank, self.stages):
-                    lasted.setdefault(done.action, []).append(done.end_s - done.start_s)
                     waited.setdefault(done.action, []).append(max(0.0, done.start_s - there_s))
-        return {action: mean(each) for action, each in lasted.items()}, {a: mean(each) for a, each in waited.items()}
-
-    def replayed(self) -> Simulated | None:
-        """Return the schedule as carried out, replayed with mean times; None where no step was kept."""
-        if not self.steps:
-            return None
-        orders = {rank: [done.action for done in step.actions] for rank, step in self.steps[-1].items()}
-        return simulate(orders, self.stages.num_stages, *self.times_s())
+        return {action: mean(each) for action, each in waited.items()}
 
 
 def part(phases_s: dict[str, float], ranks: Mapping[int, RankStep], pp_rank: int, stages: Stages) -> None:
@@ -257,14 +263,15 @@ class Replayed:
     simulated_share: float
 
 
-def replayed(log: PipelineLog, schedule: str, num_micro_batches: int) -> Replayed | None:
-    """Return ideal and simulated bubble, mean over ranks; None where no step was noted."""
-    simulated = log.replayed()
-    if simulated is None:
+def replayed(log: PipelineLog, schedule: str, num_micro_batches: int, num_steps: int) -> Replayed | None:
+    """Return ideal and simulated bubble of the latest steps, mean over ranks; None where no step was noted."""
+    replays = log.replays(num_steps)
+    if not replays:
         return None
     stages = log.stages
     a_rank = stages.num_stages // stages.num_ranks
-    idle_s = mean(simulated.idle_s)
+    idle_s = [mean(replay.idle_s) for replay in replays]
+    busy_s = [mean(replay.busy_s) for replay in replays]
     ideal = ideal_share(schedule, num_micro_batches, stages.num_ranks, a_rank)
-    share = idle_s / (idle_s + mean(simulated.busy_s))
-    return Replayed(schedule, num_micro_batches, stages.num_blocks, ideal, idle_s, share)
+    share = sum(idle_s) / (sum(idle_s) + sum(busy_s))
+    return Replayed(schedule, num_micro_batches, stages.num_blocks, ideal, median(idle_s), share)

@@ -36,7 +36,7 @@ class HoldsReplica:
     def settled(self, config: Config) -> Config:
         return config
 
-    def replayed(self) -> Replayed | None:
+    def replayed(self, num_steps: int) -> Replayed | None:
         return None
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:

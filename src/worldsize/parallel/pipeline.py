@@ -87,11 +87,11 @@ class Pipeline(HoldsReplica):
         """Return the config with the cut, which may have been measured."""
         return self.prepared.config
 
-    def replayed(self) -> Replayed | None:
+    def replayed(self, num_steps: int) -> Replayed | None:
         """Return what the latest steps say of the bubble; None where none was noted."""
         from worldsize.measure.pipeline_log import replayed
 
-        return replayed(self.prepared.log, self.prepared.schedule, self.prepared.num_micro_batches)
+        return replayed(self.prepared.log, self.prepared.schedule, self.prepared.num_micro_batches, num_steps)
 
     def evaluate(self, batch: Batch) -> Tensor:
         shapes = self.prepared.engine.shapes

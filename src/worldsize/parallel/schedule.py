@@ -93,13 +93,18 @@ class Simulated:
 
 
 def simulate(
-    orders: Orders, num_stages: int, duration_s: Mapping[Action, float], message_s: Mapping[Action, float] | None = None
+    orders: Orders,
+    num_stages: int,
+    duration_s: Mapping[Action, float],
+    message_s: Mapping[Action, float] | None = None,
+    after_s: Mapping[int, float] | None = None,
 ) -> Simulated:
     """Replay a schedule in which actions, and the messages that they wait for, take the times given.
 
     Each rank does its actions in order. One starts when the one before is done, all that it needs has been computed,
-    and its messages (none where not given) have taken their time. Raises ValueError when the orders wait for each other
-    in a circle.
+    and its messages (none where not given) have taken their time. After its last action a rank works by itself for
+    `after_s` (by rank; none where not given) and then waits for the last rank's last action. Raises ValueError when the
+    orders wait for each other in a circle.
     """
     start_s: dict[Action, float] = {}
     end_s: dict[Action, float] = {}
@@ -123,11 +128,12 @@ def simulate(
         if not moved:
             raise ValueError("the schedule waits for itself: no rank's next action has what it needs")
     span_s, ranks = max(end_s.values()), sorted(orders)
+    waits_s = {rank: max(0.0, span_s - free_s[rank] - (after_s[rank] if after_s else 0.0)) for rank in ranks}
     return Simulated(
         start_s,
         end_s,
         span_s,
-        idle_s=tuple(idle_s[rank] + span_s - free_s[rank] for rank in ranks),
+        idle_s=tuple(idle_s[rank] + waits_s[rank] for rank in ranks),
         busy_s=tuple(sum(duration_s[action] for action in orders[rank]) for rank in ranks),
     )
 

@@ -88,7 +88,7 @@ class Strategy(Protocol):
         """Return the config with what `prepare` measured and chose: the one whose `communication` is this run's."""
         ...
 
-    def replayed(self) -> Replayed | None:
+    def replayed(self, num_steps: int) -> Replayed | None:
         """Return what the latest steps say of a pipeline's bubble; None where none was noted. Called on every rank."""
         ...
 

@@ -26,6 +26,7 @@ from worldsize.measure.collectives import record
 from worldsize.measure.energy import EnergyMeter
 from worldsize.measure.link import all_reduce_bit_per_s
 from worldsize.measure.matmul import MatmulRates, matmul_rates
+from worldsize.measure.summary import timed
 from worldsize.measure.trace import Event, TracedStep, collectives_of, save, steps_of, trace
 from worldsize.models import cost
 from worldsize.models.build import build
@@ -86,13 +87,15 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     matmul = _matmul_rates(config, context)
     energy = _train(running, held_out, writer, log, data.digest)
     writer.close()
+    replayed = strategy.replayed(len(timed(log.rows)))  # of the steps that the observed bubble is of
     peak_memory_bytes = memory.peak_bytes(context.device)  # before the profiler takes its share
     if isinstance(held_out, Translation) and config.train.eval_translations > 0:
         log.evaluations[-1].translation = translate_held_out(running, held_out)
     probes_s = probe(running)
     traced, observed = _trace(running, job.out)
-    held_bytes, replayed = strategy.held_bytes(), strategy.replayed()
-    report = RankReport(log, peak_memory_bytes, held_bytes, matmul, energy.joules, probes_s, traced, replayed)
+    report = RankReport(
+        log, peak_memory_bytes, strategy.held_bytes(), matmul, energy.joules, probes_s, traced, replayed
+    )
     reports = context.gather(report)
     if context.is_main:
         described = cost.describe(config.model)
