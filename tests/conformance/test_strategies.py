@@ -99,6 +99,7 @@ CASES = {
     "fsdp, fp16": Case({"strategy": "fsdp"}, FP16, (2,), *NEAR_IN_FP16),
     "deepspeed": DeepSpeedCase(3),
     "deepspeed, accumulated": DeepSpeedCase(3, {"train": {"micro_batch": 1}}),
+    "deepspeed, accumulated, bf16": DeepSpeedCase(3, {"train": {"precision": "bf16", "micro_batch": 1}}),
     "deepspeed, rows that do not divide": DeepSpeedCase(3, {"model": {"d_ff": 129, "vocab_size": 65}}),
     "deepspeed, nothing persists": DeepSpeedCase(3, deepspeed_config="tests/conformance/nothing_persists.json"),
     "deepspeed, blocks recomputed": DeepSpeedCase(3, {"train": {"activation_checkpointing": "block"}}),

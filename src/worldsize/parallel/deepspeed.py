@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from worldsize.config.schema import Config
@@ -116,27 +117,41 @@ class DeepSpeed(HoldsReplica):
     def step(
         self, micro_batches: Sequence[Batch], learning_rate: float, clock: StepClock, *, exchange: bool = True
     ) -> StepOutput:
-        import torch
-
         from worldsize.train.optimizer import set_learning_rate
 
         if not exchange:
             raise ValueError("strategy 'deepspeed' cannot leave its exchange out: its ranks hold parts of one replica")
-        loss_sum = torch.zeros((), device=self.replica.device)
-        last = len(micro_batches) - 1
-        self._set_loss_scale()
         with self._marks.on(clock):
-            for index, batch in enumerate(micro_batches):
-                self.engine.set_gradient_accumulation_boundary(index == last)
-                loss = self.engine(batch.tokens_BT, batch.targets_BT, batch.segments_BT)
-                factor = self._num_ranks / batch.global_target_tokens
-                self.engine.backward(loss * factor, scale_wrt_gas=False)
-                loss_sum += loss.detach()
+            with self._one_exchange(len(micro_batches)):
+                loss_sum = self._forward_backward(micro_batches)
+            self.engine.set_gradient_accumulation_boundary(True)  # which it was before `_one_exchange` put it back
             clock.mark_exchange()
             set_learning_rate(self.replica.optimizer, learning_rate)
             grad_norm = self._update()
         clock.mark("optimizer_s")
         return StepOutput(loss_sum, grad_norm)
+
+    def _forward_backward(self, micro_batches: Sequence[Batch]) -> Tensor:
+        """Add the micro batches' gradients; return their summed loss."""
+        import torch
+
+        loss_sum = torch.zeros((), device=self.replica.device)
+        last = len(micro_batches) - 1
+        self._set_loss_scale()
+        for index, batch in enumerate(micro_batches):
+            self.engine.set_gradient_accumulation_boundary(index == last)
+            loss = self.engine(batch.tokens_BT, batch.targets_BT, batch.segments_BT)
+            factor = self._num_ranks / batch.global_target_tokens
+            self.engine.backward(loss * factor, scale_wrt_gas=False)
+            loss_sum += loss.detach()
+        return loss_sum
+
+    def _one_exchange(self, num_micro_batches: int) -> AbstractContextManager[None]:
+        """Keep gradients whole until the last micro batch's are there: stages 2 and 3 would exchange those of each."""
+        if self._stage < 2 or num_micro_batches == 1:
+            return nullcontext()
+        exchanges_at_exit: AbstractContextManager[None] = self.engine.coalesce_grad_reduction()
+        return exchanges_at_exit
 
     @property
     def _scales(self) -> bool:

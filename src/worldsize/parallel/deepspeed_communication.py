@@ -28,9 +28,8 @@ def collectives(
 ) -> list[CollectiveCount]:
     """Return what one step issues; `zero` is the section zero_optimization that DeepSpeed is given.
 
-    Stages 2 and 3 exchange gradients in every micro batch, since no rank has room for those of all. Stage 3 gathers a
-    weight once a micro batch: with DeepSpeed's own distances of prefetch and reuse, models of up to some 500 million
-    parameters stay gathered from forward to backward.
+    Gradients are exchanged once. Stage 3 gathers a weight once a micro batch: with DeepSpeed's own distances of
+    prefetch and reuse, models of up to some 500 million parameters stay gathered from forward to backward.
     """
     sizes = [math.prod(shape) for shape in model.parameter_shapes.values()]
     groups = _groups(model)
@@ -38,8 +37,7 @@ def collectives(
     if stage == 0:
         found["all_reduce"] = sum(sizes) * FP32_BYTES
     elif stage < 3:
-        rounds = num_micro_batches if stage == 2 else 1
-        found["all_reduce"] = sum(sizes) * element_bytes * rounds + len(groups) * NORM_BYTES[stage]
+        found["all_reduce"] = sum(sizes) * element_bytes + len(groups) * NORM_BYTES[stage]
         if element_bytes < FP32_BYTES:
             found["all_reduce"] += 1  # whether any rank's gradient overflowed
         unit = ALIGNMENT * num_ranks
@@ -49,7 +47,7 @@ def collectives(
         threshold = int(zero.get("stage3_param_persistence_threshold", PERSISTS))
         gathered = sum(shard[size] * (1 if size <= threshold else num_micro_batches) for size in sizes)
         found["all_gather"] = gathered * element_bytes
-        found["reduce_scatter"] = sum(shard[size] for size in sizes) * num_ranks * element_bytes * num_micro_batches
+        found["reduce_scatter"] = sum(shard[size] for size in sizes) * num_ranks * element_bytes
         found["all_reduce"] = len(groups) * NORM_BYTES[stage]
     return [
         CollectiveCount(kind=kind, group="dp", group_size=num_ranks, payload_bytes=payload_bytes)
