@@ -318,6 +318,11 @@ class RunResult(Record):
     phases_s: dict[str, float] = Field(description="mean over ranks, sums to step_time_s.median")
     tokens_per_s: float = Field(description="all devices together: tokens of a step / step_time_s.median")
     peak_memory_bytes: list[int] = Field(description="per rank")
+    allocated_bytes: list[int] = Field(
+        default_factory=list,
+        description="per rank: the most that training has allocated at one time within a step; empty where not known",
+    )
+    allocated_absent_because: str | None = None
     held_bytes: list[int] = Field(
         default_factory=list, description="per rank: weights and optimizer state that it keeps between steps"
     )

@@ -37,6 +37,8 @@ def make_cell(world_size: int, global_batch: int = 64, *, smallest: int = 1, **c
         "exposed_communication_share": exposed_s / step_s,
         "compute_to_communication": phases["compute_s"] / exposed_s if exposed_s else None,
         "peak_memory_bytes": 400 * 2**20 + world_size,
+        "allocated_bytes": 300 * 2**20 + world_size,
+        "held_bytes": 200 * 2**20,
         "mfu_vs_measured_matmul": 0.8137,
         "measuring_cost_share": 0.00213,
         "losses": losses_of(25, 0, global_batch),

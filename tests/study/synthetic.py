@@ -230,6 +230,8 @@ def _result(
         phases_s=phases,
         tokens_per_s=tokens_per_s,
         peak_memory_bytes=[rank.peak_memory_bytes for rank in ranks],
+        allocated_bytes=[300 * 2**20 + rank.rank for rank in ranks],
+        held_bytes=[200 * 2**20] * world_size,
         ranks=ranks,
         communication_bytes=CommunicationBytes(predicted=exchanges, observed=exchanges),
         exposed_communication=exposed_three_ways(phases) if world_size > 1 else None,

@@ -32,6 +32,8 @@ def test_cells_sum_up_their_runs(tmp_path: Path) -> None:
     assert cell.exposed_communication_share == pytest.approx(6 / 61)
     assert cell.compute_to_communication == pytest.approx(50 / 6)
     assert cell.peak_memory_bytes == 400 * 2**20 + 1
+    assert cell.allocated_bytes == 300 * 2**20 + 1
+    assert cell.held_bytes == 200 * 2**20
     assert cell.runs == ["runs/n2-b64/r1", "runs/n2-b64/r2", "runs/n2-b64/r3"]
     assert cell.losses == losses_of(25, 0, 64)
     assert (baseline.is_baseline, baseline.baseline, cell.baseline) == (True, None, "n1-b64")

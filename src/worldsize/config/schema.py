@@ -209,7 +209,9 @@ class ParallelConfig(Section):
         ge=1,
         description="pipeline stages; unset = under pipeline and model_parallel what the other degrees leave, else 1",
     )
-    bucket_mib: float = Field(25.0, gt=0, description="size of a gradient bucket under ddp")
+    bucket_mib: float = Field(
+        25.0, gt=0, description="size of a gradient bucket under ddp, deepspeed, and tensor with dp"
+    )
     gradient_compression: Literal["none", "bf16", "fp16", "int4", "powersgd"] = Field(
         "none",
         description="what ddp exchanges: gradients as they are, rounded to 16 bits, rounded to 4 bits with what that leaves out kept for the next step, or PowerSGD's low-rank factors, also with what they leave out kept",

@@ -13,6 +13,7 @@ from typing import Any
 
 from worldsize.config.schema import Config
 from worldsize.errors import UserError
+from worldsize.models.cost import BF16_BYTES, FP32_BYTES
 from worldsize.parallel.layout import Layout, batches_for
 
 DEFAULT_STAGE = 3
@@ -88,7 +89,14 @@ def merged(config: Config, layout: Layout) -> Tree:
             for section in sections:
                 target = target.setdefault(section, {})
             target[name] = value
+    tree["zero_optimization"].setdefault("reduce_bucket_size", _bucket_numel(config))
     return tree
+
+
+def _bucket_numel(config: Config) -> int:
+    """Return the elements of a gradient bucket. DeepSpeed's own default allocates 500 million, whatever the model."""
+    element_bytes = BF16_BYTES if config.train.precision == "bf16" else FP32_BYTES
+    return max(1, int(config.parallel.bucket_mib * 2**20) // element_bytes)
 
 
 def _decided(config: Config, layout: Layout) -> dict[str, tuple[Any, str]]:

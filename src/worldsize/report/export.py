@@ -41,7 +41,14 @@ def _record(result: StudyResult, cell: CellResult) -> dict[str, str | float | No
         if measured:
             record |= {name: measured.median, f"{name}_low": measured.low, f"{name}_high": measured.high}
     record |= {f"phase_{name}": seconds for name, seconds in cell.phases_s.items()}
-    plain_fields = ("exposed_communication_share", "compute_to_communication", "peak_memory_bytes", "held_bytes", "mfu")
+    plain_fields = (
+        "exposed_communication_share",
+        "compute_to_communication",
+        "peak_memory_bytes",
+        "allocated_bytes",
+        "held_bytes",
+        "mfu",
+    )
     for name in (*plain_fields, "mfu_vs_measured_matmul", "measuring_cost_share", "final_loss"):
         record[name] = getattr(cell, name)
     record |= {"num_repeats": len(cell.runs), "num_failures": len(cell.failures), "overridden": str(cell.overridden)}

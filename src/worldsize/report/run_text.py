@@ -36,8 +36,12 @@ def run_text(record: RunRecord, result: RunResult, problems: Sequence[Problem]) 
 
 
 def _memory(result: RunResult) -> str:
-    held = f", {max(result.held_bytes) / 2**20:,.1f} MiB of it weights and moments" if result.held_bytes else ""
-    return f"{max(result.peak_memory_bytes) / 2**30:.2f} GiB at most on one rank{held}"
+    told = [f"{max(result.peak_memory_bytes) / 2**30:.2f} GiB at most on one rank"]
+    if result.allocated_bytes:
+        told.append(f"{max(result.allocated_bytes) / 2**20:,.1f} MiB allocated by a step")
+    if result.held_bytes:
+        told.append(f"{max(result.held_bytes) / 2**20:,.1f} MiB of it weights and moments")
+    return ", ".join(told)
 
 
 def _what_ran(record: RunRecord, result: RunResult) -> str:

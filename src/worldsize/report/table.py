@@ -82,8 +82,8 @@ def _time(measured: Measured | None) -> str:
 
 
 def _memory(cell: CellResult) -> str:
-    """Return a rank's peak, and below it what of that are weights and moments."""
-    return "\n".join(_bytes(each) for each in (cell.peak_memory_bytes, cell.held_bytes) if each is not None) or NONE
+    """Return what a rank allocates at most in a step, and below it what of that are weights and moments."""
+    return "\n".join(_bytes(each) for each in (cell.allocated_bytes, cell.held_bytes) if each is not None) or NONE
 
 
 def _speedup(cell: CellResult) -> str:

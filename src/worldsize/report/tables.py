@@ -113,24 +113,17 @@ def devices(result: StudyResult) -> Table:
     """Memory, use of the device's arithmetic, and what measuring cost."""
     cells = result.cells
     memory = bytes_unit(cell.peak_memory_bytes for cell in cells if cell.peak_memory_bytes)
+    not_recorded = labels.unless_run("not recorded")
     peak = labels.unless_run("the device's peak is not known")
     columns = [
         *identity(result),
-        column(
-            cells,
-            "peak_memory_bytes",
-            "peak memory",
-            lambda c: c.peak_memory_bytes,
-            memory,
-            labels.unless_run("not recorded"),
-        ),
-        column(
-            cells,
-            "held_bytes",
-            "weights and moments",
-            lambda c: c.held_bytes,
-            memory,
-            labels.unless_run("not recorded"),
+        *(
+            column(cells, key, title, lambda c, k=key: getattr(c, k), memory, not_recorded)  # type: ignore[misc]
+            for key, title in (
+                ("peak_memory_bytes", "peak of the process"),
+                ("allocated_bytes", "allocated in a step"),
+                ("held_bytes", "weights and moments"),
+            )
         ),
         column(cells, "mfu", "MFU", lambda c: c.mfu, PERCENT, peak),
         column(

@@ -97,6 +97,9 @@ class CellResult(Record):
         None, description="compute_s / exposed_communication_s; None when nothing is exposed"
     )
     peak_memory_bytes: int | None = Field(None, description="of the rank that needs most")
+    allocated_bytes: int | None = Field(
+        None, description="the most that training has allocated at one time within a step; of the rank that needs most"
+    )
     held_bytes: int | None = Field(
         None, description="weights and optimizer state that a rank keeps between steps; of the rank that holds most"
     )

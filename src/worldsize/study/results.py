@@ -193,6 +193,7 @@ def _add_measurements(result: CellResult, cell: MeasuredCell) -> None:
     result.exposed_communication = _exposed(cell.runs)
     result.bubble = _bubble(cell.runs)
     result.peak_memory_bytes = max(max(run.result.peak_memory_bytes) for run in cell.runs)
+    result.allocated_bytes = max((each for run in cell.runs for each in run.result.allocated_bytes), default=None)
     result.held_bytes = max(first.result.held_bytes, default=None)
     result.mfu = _median_of(cell.runs, lambda run: run.result.mfu)
     result.mfu_vs_measured_matmul = _median_of(cell.runs, lambda run: run.result.mfu_vs_measured_matmul)

@@ -105,8 +105,8 @@ class Replica:
 
     def held_bytes(self) -> int:
         """Return the bytes of weights and of the optimizer's moments that this rank keeps between steps."""
-        tensors = list(self.model.parameters())
-        tensors += [kept for state in self.optimizer.state.values() for kept in state.values() if kept.ndim]
+        tensors = {*self.model.parameters(), *self.optimizer.state}  # engines update weights of their own beside
+        tensors |= {kept for state in self.optimizer.state.values() for kept in state.values() if kept.ndim}
         local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
         return sum(tensor.numel() * tensor.element_size() for tensor in local)
 

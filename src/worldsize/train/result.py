@@ -10,6 +10,7 @@ from statistics import mean
 from worldsize.config.schema import Config
 from worldsize.data.sampler import combine, to_hex
 from worldsize.measure import summary
+from worldsize.measure.allocated import UNKNOWN
 from worldsize.measure.energy import EnergyMeter
 from worldsize.measure.matmul import MatmulRates
 from worldsize.measure.peaks import peak_flop_per_s
@@ -41,6 +42,7 @@ class RankReport:
 
     log: TrainLog
     peak_memory_bytes: int
+    allocated_bytes: int | None
     held_bytes: int
     matmul: MatmulRates | None
     energy_j: float | None
@@ -67,6 +69,7 @@ def result_of(
     flop_per_s = tokens * record.flop_per_token / step_time.median / world_size
     rates = [report.matmul for report in reports if report.matmul]
     peak, peak_note = peak_flop_per_s(record.environment.device_names[0], record.config["train"]["precision"])
+    allocated = [report.allocated_bytes for report in reports]
     energies = [report.energy_j for report in reports]
     return RunResult(
         world_size=world_size,
@@ -89,6 +92,8 @@ def result_of(
         phases_s=summary.phases_s(paced),
         tokens_per_s=tokens / step_time.median,
         peak_memory_bytes=[report.peak_memory_bytes for report in reports],
+        allocated_bytes=[each for each in allocated if each is not None],
+        allocated_absent_because=UNKNOWN if None in allocated else None,
         held_bytes=[report.held_bytes for report in reports],
         ranks=[_rank_summary(rank, report, paced[rank]) for rank, report in enumerate(reports)],
         communication_bytes=communication,

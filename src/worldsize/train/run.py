@@ -21,6 +21,7 @@ from worldsize.errors import UserError
 from worldsize.launch.lab import emulated_network
 from worldsize.launch.progress import OnProgress, Progress
 from worldsize.measure import environment, memory
+from worldsize.measure.allocated import Allocated
 from worldsize.measure.clock import NullClock, clock_for, marks_cost_s
 from worldsize.measure.collectives import record
 from worldsize.measure.energy import EnergyMeter
@@ -52,6 +53,9 @@ from worldsize.train.track import Sinks
 TELLING_TRACES = ("allreduce", "ddp")
 """Strategies of one group and of all-reduces alone: gloo's events tell these whichever thread issued them."""
 
+UNTIMED_STEPS = 3
+"""Steps in which memory is watched: where they are short, a reading may miss the moment of one."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -75,6 +79,7 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     data = prepare_task(config.data)
     samples, feed, held_out = _feeds(config, data, context)
     seed_dropout(config.train.seed, context)
+    allocated = Allocated(context.device)
     model = in_precision(build(config.model, config.train.seed, context.device), config.train.precision)
     strategy = strategies()[strategy_name(config.parallel, context.world_size)]()
     strategy.prepare(model, config, context)
@@ -92,9 +97,18 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     if isinstance(held_out, Translation) and config.train.eval_translations > 0:
         log.evaluations[-1].translation = translate_held_out(running, held_out)
     probes_s = probe(running)
+    allocated_bytes = allocated.most_in(lambda: _untimed_steps(running))
     traced, observed = _trace(running, job.out)
     report = RankReport(
-        log, peak_memory_bytes, strategy.held_bytes(), matmul, energy.joules, probes_s, traced, replayed
+        log,
+        peak_memory_bytes,
+        allocated_bytes,
+        strategy.held_bytes(),
+        matmul,
+        energy.joules,
+        probes_s,
+        traced,
+        replayed,
     )
     reports = context.gather(report)
     if context.is_main:
@@ -224,6 +238,12 @@ def _matmul_rates(config: Config, context: RankContext) -> MatmulRates | None:
     rates = matmul_rates(context.device, MATMUL_DTYPE[config.train.precision])
     memory.forget_peak(context.device)
     return rates
+
+
+def _untimed_steps(running: Running) -> None:
+    """Run a few steps, an exchange between local ones among them."""
+    for _ in range(whole_periods(UNTIMED_STEPS, period_of(running.config))):
+        one_step(running, running.config.train.steps, NullClock())
 
 
 def _trace(running: Running, out: Path) -> tuple[list[TracedStep], list[CollectiveCount] | None]:
