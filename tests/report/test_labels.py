@@ -24,7 +24,20 @@ def test_a_varied_strategy_is_a_series_from_the_common_baseline() -> None:
     base, plain, ddp = make_cell(1), make_cell(2, vary={"parallel.strategy": "ddp"}), make_cell(4, name="x")
     found = labels.series(make_study(base, plain, ddp))
     assert [[cell.name for cell in line.cells] for line in found] == [["n1-b64", "x"], ["n1-b64", "n2-b64"]]
-    assert found[1].label == "global batch 64, strategy=ddp"
+    assert found[1].label == "strategy=ddp"
+
+
+def test_what_all_cells_share_is_said_once() -> None:
+    ddp, fsdp = (make_cell(2, name=name, vary={"parallel.strategy": name}) for name in ("ddp", "fsdp"))
+    assert labels.cell_labels(make_study(ddp, fsdp)) == {"ddp": "strategy=ddp", "fsdp": "strategy=fsdp"}
+    assert labels.in_common(make_study(ddp, fsdp)) == "2 devices, global batch 64"
+    one = make_cell(1, name="one", vary={"parallel.strategy": "ddp"})
+    assert labels.cell_labels(make_study(one, ddp)) == {
+        "one": "1 device, strategy=ddp",
+        "ddp": "2 devices, strategy=ddp",
+    }
+    assert labels.in_common(make_study(one, ddp)) == "global batch 64"
+    assert labels.in_common(make_study(make_cell(1), make_cell(2))) == ""
 
 
 def test_weak_series_are_named_by_the_per_device_batch() -> None:

@@ -15,9 +15,11 @@ def _subject(result: StudyResult) -> str:
     text = f"{result.scaling} scaling"
     if layers and width:
         text += f" of a {layers}-layer decoder of width {width}"
+    if common := labels.in_common(result):
+        text += f", {common},"
     environment = result.environment
     if environment is None:
-        return text
+        return text.rstrip(",")
     names = sorted(set(environment.device_names)) or [environment.device_kind]
     return f"{text} on {labels.plain(', '.join(names), 80)}"
 
@@ -98,8 +100,7 @@ def _sentence(text: str) -> str:
 def loss_by_step(result: StudyResult) -> str:
     return (
         f"Training loss by optimizer step, {_subject(result)}. Equal work must give one curve whatever the layout; a "
-        f"wide "
-        f"pale line under a narrow one is two curves that coincide.{_distance(result)}"
+        f"wide line under a narrow one is two curves that coincide.{_distance(result)}"
     )
 
 

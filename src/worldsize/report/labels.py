@@ -30,13 +30,39 @@ def varied(cell: CellResult) -> str:
 
 def describe(cell: CellResult) -> str:
     """Return '2 devices, global batch 64, num_layers=4': the cell in words, not necessarily unique."""
+    return ", ".join(_parts(cell))
+
+
+def _parts(cell: CellResult) -> list[str]:
     parts = [count(cell.world_size, "device"), f"global batch {cell.global_batch:,}", varied(cell)]
-    return ", ".join(part for part in parts if part)
+    return [part for part in parts if part]
+
+
+def in_common(result: StudyResult) -> str:
+    """Return '2 devices, global batch 16' as far as all cells share it, where the grid varied something else; or ''."""
+    return ", ".join(_shared(result).values())
+
+
+def _shared(result: StudyResult) -> dict[str, str]:
+    """Return by field what names need not repeat, since what was varied tells the cells apart."""
+    if not any(cell.vary for cell in result.cells):
+        return {}
+    sizes, batches = ({getattr(cell, name) for cell in result.cells} for name in ("world_size", "global_batch"))
+    shared = {}
+    if len(sizes) == 1:
+        shared["world_size"] = count(sizes.pop(), "device")
+    if len(batches) == 1:
+        shared["global_batch"] = f"global batch {batches.pop():,}"
+    return shared
 
 
 def cell_labels(result: StudyResult) -> dict[str, str]:
-    """Return a label a cell, by cell name. Cells that would read alike carry their names too."""
-    words = {cell.name: describe(cell) for cell in result.cells}
+    """Return a label a cell, by cell name, without what all share. Cells that read alike carry their names too."""
+    shared = set(_shared(result).values())
+    words = {
+        cell.name: ", ".join(part for part in _parts(cell) if part not in shared) or describe(cell)
+        for cell in result.cells
+    }
     alike = Counter(words.values())
     labels = {name: text if alike[text] == 1 else f"{text} [{name}]" for name, text in words.items()}
     return {name: plain(text, LONGEST_LABEL) for name, text in labels.items()}
@@ -71,12 +97,19 @@ def _series_label(result: StudyResult, cell: CellResult, vary: str) -> str:
         batch = f"global batch {cell.global_batch:,}"
     else:
         batch = f"per-device batch {cell.global_batch / cell.world_size:g}"
+    if vary and "global_batch" in _shared(result):
+        return vary
     return f"{batch}, {vary}" if vary else batch
 
 
 def baseline_point(cell: CellResult) -> Measured | None:
     """Return 1 for a measured baseline: its ratio to itself, known without measuring and so without spread."""
     return Measured(median=1, low=1, high=1, samples=[1]) if cell.is_baseline and cell.step_time_s else None
+
+
+def compares(result: StudyResult) -> bool:
+    """Whether any cell is compared with another, or was to be: not where each is its own baseline."""
+    return not all(cell.is_baseline for cell in result.cells)
 
 
 def is_refused(cell: CellResult) -> bool:

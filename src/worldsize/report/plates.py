@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worldsize.report import captions
+from worldsize.report import captions, labels
 from worldsize.report.cells import classified
 from worldsize.report.document import Numbers, Plate
 from worldsize.report.figures.training import has_losses
@@ -32,12 +32,12 @@ def _always(result: StudyResult, _runs: RunFolders) -> bool:
     return bool(result.cells)
 
 
-def _several(result: StudyResult, _runs: RunFolders | None = None) -> bool:
-    return any(cell.world_size > 1 for cell in result.cells)
+def _compares(result: StudyResult, _runs: RunFolders) -> bool:
+    return labels.compares(result)
 
 
-def _has_speedup(result: StudyResult, _runs: RunFolders) -> bool:
-    return _several(result) and (result.scaling == "strong" or any(cell.speedup for cell in result.cells))
+def _has_speedup(result: StudyResult, runs: RunFolders) -> bool:
+    return _compares(result, runs) and (result.scaling == "strong" or any(cell.speedup for cell in result.cells))
 
 
 def _has_exposed(result: StudyResult, _runs: RunFolders) -> bool:
@@ -79,7 +79,7 @@ def _has_classes(result: StudyResult, _runs: RunFolders) -> bool:
 
 DRAWINGS = (
     Drawing("speedup", "Speedup", _has_speedup),
-    Drawing("efficiency", "Efficiency", lambda result, _runs: _several(result)),
+    Drawing("efficiency", "Efficiency", _compares),
     Drawing("step_time", "Step time", _always),
     Drawing("throughput", "Throughput", _always),
     Drawing("phases", "Phases of a step", _always),

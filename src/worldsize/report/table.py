@@ -12,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from worldsize.records import Measured
+from worldsize.report import labels
 from worldsize.scaling.wording import percent, time_text
 from worldsize.study.records import CellResult, StudyResult, Verdict
 
 WIDTH = 100
 """Columns that the table needs at most."""
 NONE = "–"
+COMPARED = ["speedup\n(95 %)", "eff."]
 
 
 def table(result: StudyResult) -> Table:
@@ -49,8 +51,8 @@ def _headings(result: StudyResult, has_vary: bool) -> list[str]:
     setting = ["setting"] if has_vary else []
     utilisation = "MFU" if any(cell.mfu is not None for cell in result.cells) else "of\nmatmul"
     return [
-        "dev.", "batch", *setting, "step time\n(95 %)", "tokens\n/s", "speedup\n(95 %)", "eff.", "exp.\ncomm.",
-        utilisation, "memory\n/rank,\nheld", _loss_heading(result), "",
+        "dev.", "batch", *setting, "step time\n(95 %)", "tokens\n/s", *(COMPARED if labels.compares(result) else []),
+        "exp.\ncomm.", utilisation, "memory\n/rank,\nheld", _loss_heading(result), "",
     ]  # fmt: skip
 
 
@@ -64,8 +66,7 @@ def _row(cell: CellResult, vary: list[str], result: StudyResult) -> list[str]:
         *([settings] if vary else []),
         _time(cell.step_time_s),
         _count(cell.tokens_per_s.median) if cell.tokens_per_s else NONE,
-        _speedup(cell),
-        percent(cell.efficiency.median) if cell.efficiency else NONE,
+        *([_speedup(cell), _efficiency(cell)] if labels.compares(result) else []),
         percent(cell.exposed_communication_share) if cell.exposed_communication_share is not None else NONE,
         percent(utilisation) if utilisation is not None else NONE,
         _memory(cell),
@@ -93,6 +94,10 @@ def _speedup(cell: CellResult) -> str:
         return NONE
     mark = " (!)" if cell.overridden else " (‡)" if cell.other_maths else ""
     return f"{cell.speedup.median:.2f}x{mark}\n{cell.speedup.low:.2f}-{cell.speedup.high:.2f}"
+
+
+def _efficiency(cell: CellResult) -> str:
+    return percent(cell.efficiency.median) if cell.efficiency else NONE
 
 
 def _loss_heading(result: StudyResult) -> str:

@@ -14,12 +14,19 @@ def scaling(result: StudyResult) -> Table:
     """Time, rate, speedup, efficiency and loss of every cell."""
     cells = result.cells
     unit_s = time_unit(cell.step_time_s.median for cell in cells if cell.step_time_s)
-    columns = [*identity(result), words("strategy", "strategy", [cell.strategy or "not run" for cell in cells])]
+    columns = identity(result)
+    if not any("parallel.strategy" in cell.vary for cell in cells):
+        columns.append(words("strategy", "strategy", [cell.strategy or "not run" for cell in cells]))
     columns += [
         column(cells, "step_time_s", "step time", lambda c: c.step_time_s, unit_s, labels.not_measured),
         column(cells, "tokens_per_s", "throughput", lambda c: c.tokens_per_s, Unit(1, "tokens/s"), labels.not_measured),
-        comparison(cells, "speedup", lambda c: c.speedup, Unit(1, "×"), lambda c: labels.no_speedup(result, c)),
-        comparison(cells, "efficiency", lambda c: c.efficiency, PERCENT, labels.not_compared),
+    ]
+    if labels.compares(result):
+        columns += [
+            comparison(cells, "speedup", lambda c: c.speedup, Unit(1, "×"), lambda c: labels.no_speedup(result, c)),
+            comparison(cells, "efficiency", lambda c: c.efficiency, PERCENT, labels.not_compared),
+        ]
+    columns += [
         column(
             cells,
             "final_loss",

@@ -48,9 +48,12 @@ COLOURS = {
     "series-4": Colour("#cc79a7", "#d98db8"),
     "series-5": Colour("#56b4e9", "#8ccbf2"),
     "series-6": Colour("#7a5c3e", "#b8977a"),
+    # two more that stand apart from them: Tol, Colour Schemes (2021), muted
+    "series-7": Colour("#332288", "#9487dc"),
+    "series-8": Colour("#999933", "#c4c35c"),
 }
 
-NUM_SERIES = 6
+NUM_SERIES = 8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 

@@ -13,6 +13,8 @@ from worldsize.report.numbers import PERCENT, count, in_words
 from worldsize.scaling.noise_scale import sample_efficiency
 from worldsize.study.records import CellResult, StudyResult
 
+NOISE = "progress per sample"
+
 
 def compared(result: StudyResult) -> dict[tuple[int, str], list[CellResult]]:
     """Return the cells with an efficiency, by devices and by what was varied, each line by batch."""
@@ -29,23 +31,20 @@ def batch_efficiency(result: StudyResult) -> Figure:
     lines = compared(result)
     vary = len({key for _, key in lines}) > 1
     noisy = _noise_cell(result)
-    columns = 2 if len(lines) > 1 else 1
-    axes = frame.frame(190, legend_rows=-(-(len(lines) + bool(noisy)) // columns), left_pt=44)
+    names = [labels.plain(_name(devices, key if vary else ""), 40) for devices, key in lines]
+    axes = frame.frame(190, legend_rows=frame.legend_rows([*names, *([NOISE] if noisy else [])]), left_pt=44)
     axes.grid(axis="y")
     axes.set_xscale("log", base=2)
     axes.axhline(100, color=theme.light("muted"), linewidth=0.9, dashes=(4, 3), zorder=1)
     handles, tops = [], [100.0]
-    for index, ((devices, key), cells) in enumerate(lines.items()):
+    for index, (name, cells) in enumerate(zip(names, lines.values(), strict=True)):
         colour, marker = theme.series_colour(index), theme.MARKERS[index % len(theme.MARKERS)]
-        label = count(devices, "device") + (f", {key}" if vary and key else "")
         tops += _line(axes, cells, colour, marker)
-        handles.append(
-            Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=1.1, label=labels.plain(label, 40))
-        )
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=1.1, label=name))
     batches = sorted({cell.global_batch for cells in lines.values() for cell in cells})
     if noisy:
         handles.append(_noise(axes, noisy, batches))
-    frame.legend(axes, handles, columns)
+    frame.legend(axes, handles)
     axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
     axes.minorticks_off()
     axes.set_xlim(batches[0] / 1.25, batches[-1] * 1.25)
@@ -53,6 +52,10 @@ def batch_efficiency(result: StudyResult) -> Figure:
     axes.set_xlabel("global batch (samples)")
     axes.set_ylabel("efficiency (%)")
     return frame.figure_of(axes)
+
+
+def _name(devices: int, key: str) -> str:
+    return count(devices, "device") + (f", {key}" if key else "")
 
 
 def _line(axes: Axes, cells: list[CellResult], colour: str, marker: str) -> list[float]:
@@ -89,4 +92,4 @@ def _noise(axes: Axes, cell: CellResult, batches: list[int]) -> Line2D:
     middle = [100 * float(sample_efficiency(scale.value or 0.0, batch)) for batch in reach]
     (line,) = axes.plot(reach, middle, color=colour, linewidth=1.1, linestyle=theme.DASHES[2])
     svg.tip(line, f"progress of a sample over that of one in a tiny batch; from {labels.describe(cell)}")
-    return Line2D([], [], color=colour, linewidth=1.1, linestyle=theme.DASHES[2], label="progress per sample")
+    return Line2D([], [], color=colour, linewidth=1.1, linestyle=theme.DASHES[2], label=NOISE)

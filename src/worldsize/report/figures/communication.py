@@ -25,8 +25,7 @@ def compute_communication(result: StudyResult) -> Figure:
     """Exposed communication against compute of a step, one mark a cell; along a diagonal their ratio is the same."""
     lines = [(i, line) for i, line in enumerate(labels.series(result)) if any(_place(c) for c in line.cells)]
     unit = time_unit(c.phases_s["compute_s"] for c in exposed_cells(result))
-    columns = 2 if len(lines) > 1 else 1
-    axes = frame.frame(190, legend_rows=-(-len(lines) // columns), left_pt=46)
+    axes = frame.frame(190, legend_rows=frame.legend_rows([line.label for _, line in lines]), left_pt=46)
     handles = []
     for index, line in lines:
         colour, marker = theme.series_colour(index), theme.MARKERS[index % len(theme.MARKERS)]
@@ -38,7 +37,7 @@ def compute_communication(result: StudyResult) -> Figure:
             svg.tip(dot, _words(cell, unit))
             axes.annotate(f"{cell.world_size}", (x, y), (5, 3), textcoords="offset points", fontsize=7.5)
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.9, label=line.label))
-    frame.legend(axes, handles, columns)
+    frame.legend(axes, handles)
     _scales(axes, unit)
     axes.set_xlabel(f"compute in one step ({unit.name})")
     axes.set_ylabel(f"exposed communication ({unit.name})")

@@ -51,8 +51,8 @@ def planned_efficiency(plan: Plan) -> Figure:
 
 def _draw(plan: Plan, pick: Pick, unit: Unit) -> Axes:
     lines = curves(plan)
-    columns = 2 if len(lines) > 1 else 1
-    axes = frame.frame(190, legend_rows=-(-(len(lines) + 1) // columns) + 1, left_pt=48)
+    marks = _marks(plan)
+    axes = frame.frame(190, legend_rows=frame.legend_rows([*lines, *(str(m.get_label()) for m in marks)]), left_pt=48)
     axes.grid(axis="y")
     handles = []
     for index, (name, costs) in enumerate(lines.items()):
@@ -62,8 +62,7 @@ def _draw(plan: Plan, pick: Pick, unit: Unit) -> Axes:
         known = [(c.devices, value) for c in costs if (value := _middle(pick(c))) is not None]
         axes.plot([x for x, _ in known], [y * unit.factor for _, y in known], color=colour, linewidth=0.8, alpha=0.5)
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=0.8, label=name))
-    handles += _marks(plan)
-    frame.legend(axes, handles, 2)
+    frame.legend(axes, [*handles, *marks])
     _device_axis(axes, plan)
     return axes
 

@@ -19,6 +19,8 @@ WIDTH_PT = 320.0
 ROW_PT = 30.0
 """Height of one cell's row: its label above its data."""
 LEGEND_ROW_PT = 14.0
+LONGEST_IN_HALF = 26
+"""Characters of a legend's name that fit into half its width."""
 
 
 def frame(height_pt: float, *, legend_rows: int = 0, left_pt: float = 40.0, bottom_pt: float = 34.0) -> Axes:
@@ -40,10 +42,21 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
-def legend(axes: Axes, handles: Sequence[Line2D | Patch], columns: int) -> None:
-    """Put a legend above the axes, flush left."""
+def legend_columns(names: Sequence[str]) -> int:
+    """Return how many columns a legend of these names has: two, if no name is too long for its half."""
+    return 2 if len(names) > 1 and max(map(len, names)) <= LONGEST_IN_HALF else 1
+
+
+def legend_rows(names: Sequence[str]) -> int:
+    """Return how many rows it has."""
+    return -(-len(names) // legend_columns(names))
+
+
+def legend(axes: Axes, handles: Sequence[Line2D | Patch], columns: int | None = None) -> None:
+    """Put a legend above the axes, flush left, in the columns given or in as many as its names allow."""
     if not handles:
         return
+    columns = columns or legend_columns([str(handle.get_label()) for handle in handles])
     axes.legend(
         handles=list(handles),
         loc="lower left",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from worldsize.records import PHASES, RankSummary
-from worldsize.report import svg, theme
+from worldsize.report import labels, svg, theme
 from worldsize.report.figures import frame
 from worldsize.report.figures.ranks import RanksByCell
 from worldsize.report.numbers import Unit, show, time_unit
@@ -52,7 +52,7 @@ def rank_phases(result: StudyResult, ranks: RanksByCell) -> Figure:
                 _number(axes, place, rank, seconds, unit)
     _ticks(axes, phases, len(fields))
     frame.legend(axes, _handles(full / step_s), 2)
-    axes.set_xlabel(f"phase ({unit.name} in one step)")
+    axes.set_xlabel(f"phase ({unit.name} in one step), {labels.cell_labels(result)[cell.name]}")
     axes.set_ylabel("rank")
     return frame.figure_of(axes)
 

@@ -48,7 +48,7 @@ def laws(result: StudyResult) -> Figure:
     others = rivals(fits) if alone else []
     unit = time_unit(point.step_time_s.value or 0.0 for curve in curves for point in curve.band)
     handles = [*_curve_handles(fits, curves), *_rival_handles(others), *_fixed_handles(fits, curves)]
-    axes = frame.frame(210, legend_rows=-(-len(handles) // 2), left_pt=46)
+    axes = frame.frame(210, legend_rows=frame.legend_rows([str(h.get_label()) for h in handles]), left_pt=46)
     axes.grid(axis="y")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -59,7 +59,7 @@ def laws(result: StudyResult) -> Figure:
         cells = measured_cells(result, curve.series, curve.batch)
         _curve(axes, curve, outlook, cells, unit, theme.series_colour(index), theme.MARKERS[index])
     _ticks(axes, curves)
-    frame.legend(axes, handles, 2)
+    frame.legend(axes, handles)
     axes.set_xlabel("devices")
     axes.set_ylabel(f"step time ({unit.name})")
     return frame.figure_of(axes)

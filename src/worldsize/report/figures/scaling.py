@@ -26,7 +26,7 @@ Pick = Callable[[CellResult], Measured | None]
 def speedup(result: StudyResult) -> Figure:
     """Speedup against devices with the ideal line; refused cells hollow at the foot, overridden ones with †."""
     lines = labels.series(result)
-    axes = _axes(len(lines))
+    axes = _axes(lines)
     sizes = [cell.world_size for cell in result.cells]
     logarithmic = frame.device_axis(axes, sizes)
     first = min((line.cells[0].world_size for line in lines), default=1)
@@ -50,7 +50,7 @@ def speedup(result: StudyResult) -> Figure:
 def efficiency(result: StudyResult) -> Figure:
     """Efficiency against devices, percent; the ideal is 100 %."""
     lines = labels.series(result)
-    axes = _axes(len(lines))
+    axes = _axes(lines)
     frame.device_axis(axes, [cell.world_size for cell in result.cells])
     axes.axhline(100, color=theme.light("muted"), linewidth=0.9, dashes=(4, 3), zorder=1)
     _draw(axes, lines, lambda cell: cell.efficiency, PERCENT, "efficiency")
@@ -59,9 +59,8 @@ def efficiency(result: StudyResult) -> Figure:
     return frame.figure_of(axes)
 
 
-def _axes(num_lines: int) -> Axes:
-    columns = 2 if num_lines > 1 else 1
-    axes = frame.frame(190, legend_rows=-(-(num_lines + 1) // columns), left_pt=44)
+def _axes(lines: Sequence[labels.Series]) -> Axes:
+    axes = frame.frame(190, legend_rows=frame.legend_rows(["ideal", *(line.label for line in lines)]), left_pt=44)
     axes.grid(axis="y")
     return axes
 
@@ -82,7 +81,7 @@ def _draw(axes: Axes, lines: Sequence[labels.Series], pick: Pick, unit: Unit, no
         _line(axes, line, pick, unit, noun, colour=colour, marker=marker, nudge_pt=nudge)
         _absent(axes, line, pick, noun, colour=colour, marker=marker, stacked=absent)
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, linewidth=1.1, label=line.label))
-    frame.legend(axes, handles, 2 if len(lines) > 1 else 1)
+    frame.legend(axes, handles)
 
 
 def _line(

@@ -14,6 +14,8 @@ from worldsize.report.figures import frame
 from worldsize.report.numbers import count, show, time_unit
 from worldsize.study.records import CellResult, StudyResult
 
+NARROWEST_PT, WIDE_PT = 1.0, 3.2
+
 
 def has_losses(result: StudyResult) -> bool:
     """Whether any cell recorded a loss."""
@@ -23,7 +25,9 @@ def has_losses(result: StudyResult) -> bool:
 @theme.styled
 def loss_by_step(result: StudyResult) -> Figure:
     """Training loss against the optimizer step."""
-    axes = _curves(result, seconds_per_step=lambda _cell: 1.0, factor=1.0)
+    several = len({cell.world_size for cell in result.cells}) > 1
+    widest_pt = WIDE_PT if several else min(NARROWEST_PT + 1.3 * (len(result.cells) - 1), 9.0)
+    axes = _curves(result, seconds_per_step=lambda _cell: 1.0, factor=1.0, widest_pt=widest_pt)
     axes.set_xlabel("optimizer step")
     return frame.figure_of(axes)
 
@@ -38,15 +42,19 @@ def loss_by_time(result: StudyResult) -> Figure:
     return frame.figure_of(axes)
 
 
-def _curves(result: StudyResult, seconds_per_step: Callable[[CellResult], float | None], factor: float) -> Axes:
-    """Draw a curve a cell: colour for the series, dashes for the world size; curves that coincide show as a wide
-    pale line under a narrow one."""
+def _curves(
+    result: StudyResult,
+    seconds_per_step: Callable[[CellResult], float | None],
+    factor: float,
+    widest_pt: float = WIDE_PT,
+) -> Axes:
+    """Draw a curve a cell: colour for the series, dashes for the world size; curves that coincide show as wide lines
+    under narrow ones, by world size or, where there is one only, by series."""
     lines = labels.series(result)
     sizes = sorted({cell.world_size for cell in result.cells if cell.losses})
     colours = _colours(lines, sizes)
     handles = _handles(lines, sizes, colours)
-    columns = 2 if len(lines) > 1 or len(sizes) > 2 else len(sizes) or 1
-    axes = frame.frame(190, legend_rows=-(-len(handles) // columns), left_pt=40)
+    axes = frame.frame(190, legend_rows=frame.legend_rows([str(h.get_label()) for h in handles]), left_pt=40)
     axes.grid(axis="y")
     drawn: set[str] = set()
     for index, line in enumerate(lines):
@@ -58,10 +66,11 @@ def _curves(result: StudyResult, seconds_per_step: Callable[[CellResult], float 
             place = sizes.index(cell.world_size)
             times = [pace * factor * (step + 1) for step in range(len(cell.losses))]
             (curve,) = axes.plot(times, cell.losses, color=colours[index, place], linestyle=_dashes(place))
-            curve.set_linewidth(max(1.0, 3.2 - 2.2 * place / max(len(sizes) - 1, 1)))
+            depth = place / (len(sizes) - 1) if len(sizes) > 1 else index / max(len(lines) - 1, 1)
+            curve.set_linewidth(widest_pt - (widest_pt - NARROWEST_PT) * depth)
             curve.set_alpha(0.5 if place == 0 and len(sizes) > 1 else 1.0)
             svg.tip(curve, f"{labels.describe(cell)}: loss {show(cell.losses[-1], 4)} after {len(cell.losses)} steps")
-    frame.legend(axes, handles, columns)
+    frame.legend(axes, handles)
     axes.set_ylabel("training loss (nats per token)")
     axes.set_xlim(left=0)
     return axes
