@@ -90,7 +90,7 @@ def test_what_is_known_of_a_method() -> None:
     [
         ("fp32", "fp32"),
         ("bf16", "bf16"),
-        ("int8-kernel", "int8"),
+        ("int8", "int8"),
         ("int4", "fp32" if kernels.why_not() else "int8"),
         ("torchao-int8-dynamic", "int8"),
         ("torchao-int8-weights", "fp32"),

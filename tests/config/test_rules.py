@@ -110,6 +110,7 @@ def test_the_widths_that_are_proposed_divide(d_model: int, num_heads: int) -> No
     [
         (["optimizer.warmup_steps=50"], "optimizer.warmup_steps=50 is not less than train.steps=50"),
         (["train.eval_every_steps=5", "train.eval_samples=0"], "train.eval_every_steps=5 has no effect"),
+        (["parallel.prefetch_blocks=2"], "parallel.prefetch_blocks=2 has no effect under parallel.strategy=auto"),
     ],
 )
 def test_cautions_are_said_and_stop_nothing(overrides: list[str], caution: str) -> None:

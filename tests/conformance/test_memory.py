@@ -65,6 +65,14 @@ def test_a_replica_is_weights_gradients_and_two_moments(replicated_bytes: int, n
     assert 16 * num_parameters < replicated_bytes < 17 * num_parameters  # activations, what the first step made
 
 
+def test_blocks_gathered_ahead_are_there_together(two_ranks: Ranks, num_parameters: int) -> None:
+    two_ranks.run(allocated_bytes, config_with(strategy="fsdp"))  # the first in a process sets up more
+    one, six = (
+        max(two_ranks.run(allocated_bytes, config_with(strategy="fsdp", prefetch_blocks=ahead))) for ahead in (1, 6)
+    )
+    assert 2 < (six - one) / (4 * num_parameters / NUM_BLOCKS) < 5
+
+
 @pytest.mark.parametrize(
     ("parallel", "saved_per_parameter"),
     [

@@ -13,9 +13,9 @@ from torch import Tensor
 from worldsize.bench.latency import latencies
 from worldsize.bench.records import MethodInfo, SpeedRow
 from worldsize.config.schema import ModelConfig
-from worldsize.inference import kernels
 from worldsize.inference.engine import Engine
 from worldsize.inference.matrix import Matrix
+from worldsize.inference.methods import known
 from worldsize.inference.network import Network
 from worldsize.inference.open_model import OpenedModel
 from worldsize.measure.matmul import CPU_SHAPES, matmul_rates
@@ -25,8 +25,6 @@ from worldsize.models.cost import dims_of, forward_flop_per_sample
 LOOKED_UP = ("position_embedding", "cos_TD", "sin_TD")
 """Buffers of which a step reads a row or so."""
 WARMUP_TOKENS = 2
-INT8_PRODUCTS = ("int8", "torchao-int8-dynamic", "torch-dynamic")
-"""Beginnings of the names of methods that multiply in int8 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -154,14 +152,8 @@ def prefill_flop(model: ModelConfig, num_tokens: int) -> float:
 
 
 def matmul_type(method: str) -> str:
-    """Return the type of the products whose rate a method's prefill is measured against: that in which it multiplies.
-
-    The compiled kernel multiplies 4-bit weights by inputs that it rounds to int8; PyTorch alone makes them fp32 again.
-    """
-    if method.startswith("bf16"):
-        return "bf16"
-    in_int8 = method.startswith(INT8_PRODUCTS) or (method.startswith("int4") and kernels.why_not() is None)
-    return "int8" if in_int8 else "fp32"
+    """Return the type of products whose rate a method's prefill is measured against: that in which it multiplies."""
+    return known(method).blocks.product_type()
 
 
 def matmul_rate(kind: str) -> float:

@@ -40,6 +40,17 @@ def zero_stage_has_effect(config: Config) -> str | None:
     )
 
 
+def prefetch_has_effect(config: Config) -> str | None:
+    parallel = config.parallel
+    sharded = parallel.strategy == "fsdp" or (parallel.strategy == "tensor" and (parallel.fsdp or 1) > 1)
+    if parallel.prefetch_blocks is None or sharded:
+        return None
+    return (
+        f"parallel.prefetch_blocks={parallel.prefetch_blocks} has no effect under parallel.strategy="
+        f"{parallel.strategy}; it is fsdp's."
+    )
+
+
 def link_has_effect(config: Config) -> str | None:
     if config.lab.hosts > 1 or (config.lab.link is None and config.lab.latency_ms == 0):
         return None
@@ -120,6 +131,7 @@ CAUTIONS: tuple[Callable[[Config], str | None], ...] = (
     learning_rate_is_reached,
     evaluation_interval_has_effect,
     zero_stage_has_effect,
+    prefetch_has_effect,
     link_has_effect,
     packing_has_effect,
     local_steps_have_effect,

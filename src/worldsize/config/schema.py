@@ -223,6 +223,11 @@ class ParallelConfig(Section):
         le=3,
         description="what fsdp (2, 3) and deepspeed (0-3) shard: 1 = the optimizer, 2 = gradients too, 3 = parameters too; unset = deepspeed_config's, else 3",
     )
+    prefetch_blocks: int | None = Field(
+        None,
+        ge=1,
+        description="blocks whose weights fsdp gathers ahead of the one that computes, in forward and backward; unset = one, as torch does by itself",
+    )
     deepspeed_config: str | None = Field(
         None,
         description="DeepSpeed's own JSON file: keys that contradict this config are errors, the others pass through",

@@ -44,6 +44,11 @@ class Int4(Matrix):
         unsigned = (values_OGI + OFFSET).to(torch.uint8)
         return cls(unsigned[..., :HALF] | unsigned[..., HALF:] << 4, scale_OG, num_inputs)
 
+    @classmethod
+    def product_type(cls) -> str:
+        """The compiled kernel rounds its inputs to int8; PyTorch alone makes fp32 of the weights again."""
+        return "fp32" if kernels.why_not() else "int8"
+
     def ready(self) -> Matrix:
         return self if kernels.why_not() else Int4Kernel(self)
 

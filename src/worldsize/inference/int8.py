@@ -35,6 +35,10 @@ class Int8(Matrix):
     def pack(cls, weight_OI: Tensor) -> Self:
         return cls(*to_int8(weight_OI.detach().float()))
 
+    @classmethod
+    def product_type(cls) -> str:
+        return "int8"
+
     def ready(self) -> Matrix:
         return self if kernels.why_not() else Int8Kernel(self)
 

@@ -41,6 +41,11 @@ class Matrix(nn.Module):
         """Return None where this machine can compute with it, or why it cannot, in words."""
         return None
 
+    @classmethod
+    def product_type(cls) -> str:
+        """Return the type in which this machine multiplies many rows of input by it: fp32, bf16 or int8."""
+        return "fp32"
+
     def ready(self) -> Matrix:
         """Return what multiplies on this machine: itself, or the same weight in another layout."""
         return self
@@ -91,6 +96,10 @@ class Fp32(Plain):
 
 class Bf16(Plain):
     dtype = torch.bfloat16
+
+    @classmethod
+    def product_type(cls) -> str:
+        return "bf16"
 
 
 def compiled_row(x: Tensor) -> bool:

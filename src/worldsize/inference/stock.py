@@ -93,6 +93,10 @@ class TorchaoInt8Weights(Torchao):
 class TorchaoInt8Dynamic(Torchao):
     config_name = "Int8DynamicActivationInt8WeightConfig"
 
+    @classmethod
+    def product_type(cls) -> str:
+        return "int8"
+
 
 class TorchaoInt4Weights(Torchao):
     config_name = "Int4WeightOnlyConfig"
@@ -118,6 +122,10 @@ class TorchDynamic(Stock):
         self.register_buffer("values_OI", values_OI)
         self.register_buffer("scale", scale)
         self._packed: Any = None
+
+    @classmethod
+    def product_type(cls) -> str:
+        return "int8"
 
     @classmethod
     def pack(cls, weight_OI: Tensor) -> Self:

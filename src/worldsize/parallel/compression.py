@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from worldsize.config.schema import ParallelConfig
 from worldsize.parallel.int4_gradients import int4_exchange, message_bytes
+from worldsize.records import CollectiveCount
 
 if TYPE_CHECKING:
     import torch
@@ -31,21 +32,25 @@ KEEPS_WHAT_IT_LEFT_OUT = ("int4", "powersgd")
 Exchange = Callable[["GradBucket"], "torch.futures.Future[Tensor]"]
 
 
-def payload_bytes(parallel: ParallelConfig, model: ModelDescription, element_bytes: int) -> int:
-    """Return the bytes that one rank hands to the exchange in a step (of PowerSGD: after its first steps).
+def collective(
+    parallel: ParallelConfig, model: ModelDescription, num_ranks: int, element_bytes: int
+) -> CollectiveCount:
+    """Return what one rank hands to the exchange in a step (of PowerSGD: after its first steps).
 
     `element_bytes` is the size of an uncompressed gradient's element.
     """
+    kind = "all_reduce"
     match parallel.gradient_compression:
         case "bf16" | "fp16":
-            return model.parameter_bytes(2)
+            payload_bytes = model.parameter_bytes(2)
         case "int4":
-            return message_bytes(model)
+            kind, payload_bytes = "all_gather", message_bytes(model)
         case "powersgd":
             shapes = model.parameter_shapes.values()
-            return sum(powersgd_numel(shape, parallel.powersgd_rank) for shape in shapes) * element_bytes
+            payload_bytes = sum(powersgd_numel(shape, parallel.powersgd_rank) for shape in shapes) * element_bytes
         case _:
-            return model.parameter_bytes(element_bytes)
+            payload_bytes = model.parameter_bytes(element_bytes)
+    return CollectiveCount(kind=kind, group="dp", group_size=num_ranks, payload_bytes=payload_bytes)
 
 
 def powersgd_numel(shape: tuple[int, ...], rank: int) -> int:

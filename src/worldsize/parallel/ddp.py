@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import kept_bytes
-from worldsize.parallel.compression import KEEPS_WHAT_IT_LEFT_OUT, exchange_of, payload_bytes
+from worldsize.parallel.compression import KEEPS_WHAT_IT_LEFT_OUT, collective, exchange_of
 from worldsize.parallel.data_parallel import HoldsReplica, dp_alone
 from worldsize.parallel.layout import Layout
 from worldsize.parallel.strategy import StepOutput
@@ -43,9 +43,7 @@ class DistributedDataParallel(HoldsReplica):
 
     @staticmethod
     def communication(config: Config, layout: Layout, model: ModelDescription) -> list[CollectiveCount]:
-        total_bytes = payload_bytes(config.parallel, model, kept_bytes(config.train.precision))
-        kind = "all_gather" if config.parallel.gradient_compression == "int4" else "all_reduce"
-        return [CollectiveCount(kind=kind, group="dp", group_size=layout.dp, payload_bytes=total_bytes)]
+        return [collective(config.parallel, model, layout.dp, kept_bytes(config.train.precision))]
 
     def prepare(self, model: nn.Module, config: Config, context: RankContext) -> None:
         from torch.nn.parallel import DistributedDataParallel as TorchDDP

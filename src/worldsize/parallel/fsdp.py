@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from worldsize.config.schema import Config
 from worldsize.models.cost import BF16_BYTES, FP32_BYTES, describe, kept_bytes
@@ -163,14 +163,24 @@ def shard(model: nn.Module, prefixes: Sequence[str], config: Config, mesh: Devic
     if config.train.precision in AUTOCAST:
         policy = MixedPrecisionPolicy(param_dtype=AUTOCAST[config.train.precision], reduce_dtype=torch.float32)
     reshard = config.parallel.zero_stage != 2
-    for module in [*(model.get_submodule(prefix) for prefix in prefixes), model]:
+    blocks = [model.get_submodule(prefix) for prefix in prefixes]
+    for module in [*blocks, model]:
         # The root's reshard_after_forward stays unset: torch keeps a root gathered until its backward, which is next.
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=None if module is model else reshard)
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no reduction that scales
+    if config.parallel.prefetch_blocks is not None:
+        prefetch(blocks, config.parallel.prefetch_blocks)
     assert isinstance(model, FSDPModule)
     return model
+
+
+def prefetch(blocks: Sequence[Any], num_ahead: int) -> None:
+    """Let each sharded block, when its turn comes, have the next ones' weights gathered too, in either direction."""
+    for index, block in enumerate(blocks):
+        block.set_modules_to_forward_prefetch(blocks[index + 1 : index + 1 + num_ahead])
+        block.set_modules_to_backward_prefetch(blocks[max(0, index - num_ahead) : index][::-1])
 
 
 def units_of(model: ModelDescription) -> list[list[tuple[int, ...]]]:
