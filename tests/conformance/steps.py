@@ -112,10 +112,13 @@ def samples_of(step: int, global_batch: int) -> tuple[torch.Tensor, torch.Tensor
     return batch.tokens_BT, batch.targets_BT
 
 
-def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, observe: bool = False) -> dict[str, Any]:
+def train(
+    rank: int, world_size: int, config: Config, device: str = "cpu", *, observe: bool = False, exchange: bool = True
+) -> dict[str, Any]:
     """Run the config's steps; return all that the conformance suite compares.
 
-    `observe` adds the collectives of one more step, which the weights returned here do not show.
+    `observe` adds the collectives of one more step, which the weights returned here do not show. Without `exchange` the
+    steps leave theirs out.
     """
     layout = layout_for(config.parallel, world_size)
     context = RankContext(rank, world_size, rank, torch.device(device), layout)
@@ -131,7 +134,7 @@ def train(rank: int, world_size: int, config: Config, device: str = "cpu", *, ob
     for step in range(config.train.steps):
         clock.start()
         share = feed.share(step).to(context.device)
-        output = strategy.step(share.micro_batches, config.optimizer.learning_rate, clock)
+        output = strategy.step(share.micro_batches, config.optimizer.learning_rate, clock, exchange=exchange)
         clock.stop()
         gradients = gradients or first_gradients(strategy, config)
         consumed += digest(step, share.sample_ids) if context.counts else 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 
@@ -22,6 +25,24 @@ def test_local_gradient_norms_are_those_of_each_ranks_own_samples(
     found = [one["local_norms"][0] for one in two_ranks.run(train, config)]
     for rank, norm in enumerate(found):
         assert norm == pytest.approx(own_gradient_norm(config, rank), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        {"strategy": "allreduce"}, {"strategy": "ddp"}, {"strategy": "ddp", "gradient_compression": "int4"},
+        {"strategy": "local_sgd", "local_steps": 2},
+    ],
+)  # fmt: skip
+def test_books_close_with_communication_switched_off(parallel: dict[str, Any], two_ranks: Ranks) -> None:
+    config = config_of(train={"micro_batch": 2, "steps": 4}, parallel=parallel)
+    found = two_ranks.run(functools.partial(train, exchange=False), config)
+    for one in found:
+        for step in one["times"]:
+            assert step.phases_s["exposed_communication_s"] == 0.0
+            assert sum(step.phases_s.values()) == pytest.approx(step.wall_s, rel=1e-9)
+            assert min(step.phases_s.values()) >= -1e-9
+    assert found[0]["checksum"] != found[1]["checksum"], "each rank trains on its own samples alone"
 
 
 def own_gradient_norm(config: Config, rank: int) -> float:
