@@ -28,6 +28,7 @@ def config_with(tmp_path: Path, tree: Any, **sections: dict[str, Any]) -> Config
     [
         ({"train_batch_size": 64}, ("train_batch_size=64", "says 8 (train.global_batch)")),
         ({"train_micro_batch_size_per_gpu": 3}, ("train_micro_batch_size_per_gpu=3", "says 4 (train.micro_batch)")),
+        ({"managed_gradient_accumulation": False}, ("managed_gradient_accumulation=false", "says true")),
         ({"gradient_accumulation_steps": 2}, ("gradient_accumulation_steps=2", "says 1")),
         ({"gradient_clipping": 0.5}, ("gradient_clipping=0.5", "says 1.0 (train.grad_clip_norm=1.0)")),
         ({"bf16": {"enabled": True}}, ("bf16.enabled=true", "says false (train.precision=fp32)")),

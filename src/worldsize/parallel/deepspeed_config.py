@@ -108,6 +108,7 @@ def _decided(config: Config, layout: Layout) -> dict[str, tuple[Any, str]]:
         "train_batch_size": (batches.global_batch, "train.global_batch"),
         "train_micro_batch_size_per_gpu": (batches.micro_batch, "train.micro_batch"),
         "gradient_accumulation_steps": (batches.accumulation, "global batch / (data ranks × train.micro_batch)"),
+        "managed_gradient_accumulation": (True, "gradients are exchanged after the last micro batch"),
         "gradient_clipping": (clip or 0.0, f"train.grad_clip_norm={'null' if clip is None else clip}"),
         "zero_optimization.stage": (stage_of(config), "parallel.zero_stage"),
         "bf16.enabled": (precision == "bf16", f"train.precision={precision}"),
