@@ -22,7 +22,7 @@ UNKNOWN = "the C library counts no bytes in use (needs Linux with glibc 2.33 or 
 class _MallocInfo(ctypes.Structure):
     """struct mallinfo2 of malloc.h."""
 
-    _fields_ = [  # ctypes wants a list
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in (
             "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",

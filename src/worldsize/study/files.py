@@ -88,6 +88,9 @@ def _contradictions(record: RunRecord, result: RunResult) -> Iterable[str]:
         yield f"ranks does not hold one entry for each of {num_ranks} ranks in order"
     if len(result.peak_memory_bytes) != num_ranks:
         yield f"peak_memory_bytes has {len(result.peak_memory_bytes)} entries for {num_ranks} ranks"
+    for name in ("allocated_bytes", "held_bytes"):  # empty where they are not known
+        if len(getattr(result, name)) not in (0, num_ranks):
+            yield f"{name} has {len(getattr(result, name))} entries for {num_ranks} ranks"
     if len(result.losses) != result.num_steps:
         yield f"losses has {len(result.losses)} entries for {result.num_steps} steps"
     yield from _bad_norms("grad_norms", result.grad_norms, result.num_steps)

@@ -69,7 +69,7 @@ def result_of(
     flop_per_s = tokens * record.flop_per_token / step_time.median / world_size
     rates = [report.matmul for report in reports if report.matmul]
     peak, peak_note = peak_flop_per_s(record.environment.device_names[0], record.config["train"]["precision"])
-    allocated = [report.allocated_bytes for report in reports]
+    allocated = [report.allocated_bytes for report in reports if report.allocated_bytes is not None]
     energies = [report.energy_j for report in reports]
     return RunResult(
         world_size=world_size,
@@ -92,8 +92,8 @@ def result_of(
         phases_s=summary.phases_s(paced),
         tokens_per_s=tokens / step_time.median,
         peak_memory_bytes=[report.peak_memory_bytes for report in reports],
-        allocated_bytes=[each for each in allocated if each is not None],
-        allocated_absent_because=UNKNOWN if None in allocated else None,
+        allocated_bytes=allocated if len(allocated) == world_size else [],
+        allocated_absent_because=None if len(allocated) == world_size else UNKNOWN,
         held_bytes=[report.held_bytes for report in reports],
         ranks=[_rank_summary(rank, report, paced[rank]) for rank, report in enumerate(reports)],
         communication_bytes=communication,

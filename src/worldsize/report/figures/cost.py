@@ -52,7 +52,7 @@ def planned_efficiency(plan: Plan) -> Figure:
 def _draw(plan: Plan, pick: Pick, unit: Unit) -> Axes:
     lines = curves(plan)
     marks = _marks(plan)
-    axes = frame.frame(190, legend_rows=frame.legend_rows([*lines, *(str(m.get_label()) for m in marks)]), left_pt=48)
+    axes = frame.frame(190, legend_rows=frame.legend_rows([*lines, *frame.names_of(marks)]), left_pt=48)
     axes.grid(axis="y")
     handles = []
     for index, (name, costs) in enumerate(lines.items()):

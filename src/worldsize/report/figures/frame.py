@@ -42,6 +42,11 @@ def figure_of(axes: Axes) -> Figure:
     return figure
 
 
+def names_of(handles: Sequence[Line2D | Patch]) -> list[str]:
+    """Return what a legend of these handles says."""
+    return [str(handle.get_label()) for handle in handles]
+
+
 def legend_columns(names: Sequence[str]) -> int:
     """Return how many columns a legend of these names has: two, if no name is too long for its half."""
     return 2 if len(names) > 1 and max(map(len, names)) <= LONGEST_IN_HALF else 1
@@ -56,7 +61,7 @@ def legend(axes: Axes, handles: Sequence[Line2D | Patch], columns: int | None = 
     """Put a legend above the axes, flush left, in the columns given or in as many as its names allow."""
     if not handles:
         return
-    columns = columns or legend_columns([str(handle.get_label()) for handle in handles])
+    columns = columns or legend_columns(names_of(handles))
     axes.legend(
         handles=list(handles),
         loc="lower left",

@@ -48,7 +48,7 @@ def laws(result: StudyResult) -> Figure:
     others = rivals(fits) if alone else []
     unit = time_unit(point.step_time_s.value or 0.0 for curve in curves for point in curve.band)
     handles = [*_curve_handles(fits, curves), *_rival_handles(others), *_fixed_handles(fits, curves)]
-    axes = frame.frame(210, legend_rows=frame.legend_rows([str(h.get_label()) for h in handles]), left_pt=46)
+    axes = frame.frame(210, legend_rows=frame.legend_rows(frame.names_of(handles)), left_pt=46)
     axes.grid(axis="y")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

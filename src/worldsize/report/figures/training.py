@@ -54,7 +54,7 @@ def _curves(
     sizes = sorted({cell.world_size for cell in result.cells if cell.losses})
     colours = _colours(lines, sizes)
     handles = _handles(lines, sizes, colours)
-    axes = frame.frame(190, legend_rows=frame.legend_rows([str(h.get_label()) for h in handles]), left_pt=40)
+    axes = frame.frame(190, legend_rows=frame.legend_rows(frame.names_of(handles)), left_pt=40)
     axes.grid(axis="y")
     drawn: set[str] = set()
     for index, line in enumerate(lines):
