@@ -64,6 +64,7 @@ def test_a_run_on_one_gpu(precision: str, tmp_path: Path) -> None:
     assert result.losses[-1] < result.losses[0]
     assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
     assert result.phases_s["compute_s"] > 0
+    assert result.held_bytes[0] < result.allocated_bytes[0] <= 1.1 * result.peak_memory_bytes[0]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "tensor", "pipeline", "model_parallel"])

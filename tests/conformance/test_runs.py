@@ -55,6 +55,8 @@ def test_a_run_is_the_same_work_as_one_devices(name: str, single: RunResult, tmp
     assert result.checksums[0].by_rank == single.checksums[0].by_rank * 2
     assert all(len(set(checksum.by_rank)) == 1 for checksum in result.checksums)
     assert sum(result.phases_s.values()) == pytest.approx(result.step_time_s.median, rel=1e-9)
+    for allocated_bytes, held_bytes in zip(result.allocated_bytes, result.held_bytes, strict=True):
+        assert held_bytes < allocated_bytes < held_bytes + 50 * 2**20
     exposed = result.exposed_communication
     assert exposed is not None
     cannot_skip = name not in ("allreduce", "ddp with PowerSGD")

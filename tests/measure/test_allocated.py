@@ -17,9 +17,9 @@ NEAR = 2 * MIB
 
 
 def filled(mebibytes: int) -> torch.Tensor:
-    """Return a tensor of so many MiB, after as long as a reading of the memory in use takes to come."""
+    """Return a tensor of so many MiB, after as long as a reading of the memory in use takes to come at most."""
     tensor = torch.ones(mebibytes * MIB, dtype=torch.uint8)
-    time.sleep(20 * INTERVAL_S)
+    time.sleep(400 * INTERVAL_S)  # on a loaded machine
     return tensor
 
 
