@@ -153,10 +153,13 @@ def test_an_error_leaves_no_host() -> None:
 
 HOLDS_A_LAB = """
 import subprocess, time
+from pathlib import Path
 from worldsize.config.around import LabConfig
 from worldsize.launch.lab import emulated
 with emulated(LabConfig(hosts=2, link="1gbit"), 2) as made:
     child = subprocess.Popen([*made.place(1).prefix, "sleep", "600"])
+    while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\\n":  # before, it does not yet end with its parent
+        time.sleep(0.01)
     print(child.pid, *made.names, flush=True)
     time.sleep(600)
 """
