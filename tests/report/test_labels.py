@@ -27,6 +27,13 @@ def test_a_varied_strategy_is_a_series_from_the_common_baseline() -> None:
     assert found[1].label == "strategy=ddp"
 
 
+def test_a_baseline_of_other_lines_is_none_of_its_own() -> None:
+    ddp, fsdp = (make_cell(2, name=name, vary={"parallel.strategy": name}) for name in ("ddp", "fsdp"))
+    found = labels.series(make_study(make_cell(1), ddp, fsdp))
+    assert [[cell.name for cell in line.cells] for line in found] == [["n1-b64", "ddp"], ["n1-b64", "fsdp"]]
+    assert [len(line.cells) for line in labels.series(make_study(make_cell(1)))] == [1]
+
+
 def test_what_all_cells_share_is_said_once() -> None:
     ddp, fsdp = (make_cell(2, name=name, vary={"parallel.strategy": name}) for name in ("ddp", "fsdp"))
     assert labels.cell_labels(make_study(ddp, fsdp)) == {"ddp": "strategy=ddp", "fsdp": "strategy=fsdp"}

@@ -77,7 +77,10 @@ class Series:
 
 
 def series(result: StudyResult) -> list[Series]:
-    """Group cells by the baseline they are compared with and by what was varied; each line starts at its baseline."""
+    """Group cells by the baseline they are compared with and by what was varied; each line starts at its baseline.
+
+    A baseline with which other lines start is no line of its own.
+    """
     by_name = {cell.name: cell for cell in result.cells}
     groups: dict[tuple[str, str], list[CellResult]] = {}
     for cell in result.cells:
@@ -89,7 +92,8 @@ def series(result: StudyResult) -> list[Series]:
         members = cells if first in cells else [first, *cells]
         members = sorted(members, key=lambda cell: cell.world_size)
         lines.append(Series(plain(_series_label(result, members[0], vary), LONGEST_LABEL), members))
-    return lines
+    begun = [line.cells[0] for line in lines if len(line.cells) > 1]
+    return [line for line in lines if len(line.cells) > 1 or line.cells[0] not in begun]
 
 
 def _series_label(result: StudyResult, cell: CellResult, vary: str) -> str:
