@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from worldsize.measure import c_library
 from worldsize.train import allocator
 
 CHURN = """
@@ -43,7 +44,7 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_library(name: str) -> None:
         raise OSError(name)
 
-    monkeypatch.setattr(allocator.ctypes, "CDLL", no_library)
+    monkeypatch.setattr(c_library.ctypes, "CDLL", no_library)
     assert allocator.tune_allocator() is False
-    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    monkeypatch.setattr(c_library.sys, "platform", "darwin")
     assert allocator.tune_allocator() is False

@@ -8,12 +8,13 @@ that nobody times.
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+
+from worldsize.measure.c_library import c_function
 
 INTERVAL_S = 0.0005
 UNKNOWN = "the C library counts no bytes in use (needs Linux with glibc 2.33 or later)"
@@ -56,11 +57,8 @@ def _in_use_on(device: torch.device) -> Callable[[], int] | None:
     """Return what reads the bytes in use, or None where nothing can."""
     if device.type == "cuda":
         return lambda: torch.cuda.memory_allocated(device)
-    if sys.platform != "linux":
-        return None
-    try:
-        mallinfo = ctypes.CDLL("libc.so.6").mallinfo2
-    except (OSError, AttributeError):
+    mallinfo = c_function("mallinfo2")
+    if mallinfo is None:
         return None
     mallinfo.restype = _MallocInfo
 

@@ -30,39 +30,44 @@ def varied(cell: CellResult) -> str:
 
 def describe(cell: CellResult) -> str:
     """Return '2 devices, global batch 64, num_layers=4': the cell in words, not necessarily unique."""
-    return ", ".join(_parts(cell))
+    return _joined(_parts(cell))
 
 
-def _parts(cell: CellResult) -> list[str]:
-    parts = [count(cell.world_size, "device"), f"global batch {cell.global_batch:,}", varied(cell)]
-    return [part for part in parts if part]
+def _parts(cell: CellResult) -> dict[str, str]:
+    """Return by field what makes a cell's words; '' for nothing."""
+    return {
+        "world_size": count(cell.world_size, "device"),
+        "global_batch": f"global batch {cell.global_batch:,}",
+        "vary": varied(cell),
+    }
+
+
+def _joined(parts: dict[str, str]) -> str:
+    return ", ".join(part for part in parts.values() if part)
 
 
 def in_common(result: StudyResult) -> str:
     """Return '2 devices, global batch 16' as far as all cells share it, where the grid varied something else; or ''."""
-    return ", ".join(_shared(result).values())
+    return _joined(_shared(result))
 
 
 def _shared(result: StudyResult) -> dict[str, str]:
     """Return by field what names need not repeat, since what was varied tells the cells apart."""
-    if not any(cell.vary for cell in result.cells):
+    every = [_parts(cell) for cell in result.cells]
+    if not any(parts["vary"] for parts in every):
         return {}
-    sizes, batches = ({getattr(cell, name) for cell in result.cells} for name in ("world_size", "global_batch"))
-    shared = {}
-    if len(sizes) == 1:
-        shared["world_size"] = count(sizes.pop(), "device")
-    if len(batches) == 1:
-        shared["global_batch"] = f"global batch {batches.pop():,}"
-    return shared
+    fields = ("world_size", "global_batch")
+    return {field: every[0][field] for field in fields if len({parts[field] for parts in every}) == 1}
 
 
 def cell_labels(result: StudyResult) -> dict[str, str]:
     """Return a label a cell, by cell name, without what all share. Cells that read alike carry their names too."""
-    shared = set(_shared(result).values())
-    words = {
-        cell.name: ", ".join(part for part in _parts(cell) if part not in shared) or describe(cell)
+    shared = _shared(result)
+    own = {
+        cell.name: _joined({field: part for field, part in _parts(cell).items() if field not in shared})
         for cell in result.cells
     }
+    words = {cell.name: own[cell.name] or describe(cell) for cell in result.cells}
     alike = Counter(words.values())
     labels = {name: text if alike[text] == 1 else f"{text} [{name}]" for name, text in words.items()}
     return {name: plain(text, LONGEST_LABEL) for name, text in labels.items()}

@@ -259,9 +259,8 @@ def _plain(measured: Sequence[CellResult], cells: Sequence[CellResult], runs: Ru
     """Return the verdict on runs of one world size (others may have failed): a measurement, no comparison."""
     subject = max(measured, key=lambda cell: _middle(cell.tokens_per_s))
     assert subject.step_time_s is not None
-    varied = ", ".join(f"{key}={value}" for key, value in subject.vary.items())
-    called = f"with {varied}" if varied else f"in {subject.name}"
-    which = f" {called}, the fastest of {len(measured)}" if len(measured) > 1 else ""
+    where = _where(subject, measured) or f" in {subject.name}"
+    which = f"{where}, the fastest of {len(measured)}" if len(measured) > 1 else ""
     step_s = subject.step_time_s.median
     parts = sorted(subject.phases_s.items(), key=lambda item: -item[1])
     why = [

@@ -6,8 +6,7 @@ threshold anew and gives it back when freed; the kernel then zeroes each page at
 
 from __future__ import annotations
 
-import ctypes
-import sys
+from worldsize.measure.c_library import c_function
 
 M_TRIM_THRESHOLD = -1
 M_TOP_PAD = -2
@@ -22,11 +21,8 @@ def tune_allocator() -> bool:
     Call early, in each CPU rank. What is freed is reused, not returned: the process keeps its peak memory to its end.
     Does nothing off Linux or with another C library.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    mallopt = c_function("mallopt")
+    if mallopt is None:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NEVER), (M_TOP_PAD, TOP_PAD_BYTES))
     accepted = [mallopt(parameter, value) == 1 for parameter, value in settings]

@@ -100,15 +100,15 @@ def run(job: Job, context: RankContext, say: OnProgress, where: Where) -> None:
     allocated_bytes = allocated.most_in(lambda: _untimed_steps(running))
     traced, observed = _trace(running, job.out)
     report = RankReport(
-        log,
-        peak_memory_bytes,
-        allocated_bytes,
-        strategy.held_bytes(),
-        matmul,
-        energy.joules,
-        probes_s,
-        traced,
-        replayed,
+        log=log,
+        peak_memory_bytes=peak_memory_bytes,
+        allocated_bytes=allocated_bytes,
+        held_bytes=strategy.held_bytes(),
+        matmul=matmul,
+        energy_j=energy.joules,
+        probes_s=probes_s,
+        traced=traced,
+        replayed=replayed,
     )
     reports = context.gather(report)
     if context.is_main:

@@ -25,9 +25,7 @@ def has_losses(result: StudyResult) -> bool:
 @theme.styled
 def loss_by_step(result: StudyResult) -> Figure:
     """Training loss against the optimizer step."""
-    several = len({cell.world_size for cell in result.cells}) > 1
-    widest_pt = WIDE_PT if several else min(NARROWEST_PT + 1.3 * (len(result.cells) - 1), 9.0)
-    axes = _curves(result, seconds_per_step=lambda _cell: 1.0, factor=1.0, widest_pt=widest_pt)
+    axes = _curves(result, seconds_per_step=lambda _cell: 1.0, factor=1.0, coincide=True)
     axes.set_xlabel("optimizer step")
     return frame.figure_of(axes)
 
@@ -46,16 +44,19 @@ def _curves(
     result: StudyResult,
     seconds_per_step: Callable[[CellResult], float | None],
     factor: float,
-    widest_pt: float = WIDE_PT,
+    *,
+    coincide: bool = False,
 ) -> Axes:
     """Draw a curve a cell: colour for the series, dashes for the world size; curves that coincide show as wide lines
-    under narrow ones, by world size or, where there is one only, by series."""
+    under narrow ones, by world size or, where there is one only, by series. Many that do begin wider."""
     lines = labels.series(result)
     sizes = sorted({cell.world_size for cell in result.cells if cell.losses})
     colours = _colours(lines, sizes)
     handles = _handles(lines, sizes, colours)
     axes = frame.frame(190, legend_rows=frame.legend_rows(frame.names_of(handles)), left_pt=40)
     axes.grid(axis="y")
+    nested = coincide and len(sizes) == 1
+    widest_pt = min(NARROWEST_PT + 1.3 * (len(lines) - 1), 9.0) if nested else WIDE_PT
     drawn: set[str] = set()
     for index, line in enumerate(lines):
         for cell in line.cells:
